@@ -1,0 +1,325 @@
+"""Checks of a sweep file that need more than one field, or a look at the disk: pure functions to problems."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from modpo.config.tree import FunctionReward, ImplicitReward, ObjectiveConfig, SourceConfig, SweepConfig
+from modpo.core.weights import WeightVector, check_weights, eligible_primaries, simplex_lattice
+from modpo.errors import Problem, closest, shown
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+DEMO_PREFIX = "demo:"
+
+
+def check_config(config: SweepConfig) -> list[Problem]:
+    """Every problem of a well-typed config that can be seen without reading data or loading a model."""
+    return [
+        *_check_objectives(config),
+        *_check_weights(config),
+        *_check_model(config),
+        *_check_sources(config),
+        *_check_functions(config),
+        *_check_training(config),
+    ]
+
+
+def weight_vectors(config: SweepConfig) -> list[WeightVector]:
+    """The sweep's weight vectors in the order of the objectives, as configured and without duplicates."""
+    names, weights = config.objective_names, config.sweep.weights
+    if weights.list is not None:
+        vectors = [tuple(float(entry.get(name, 0.0)) for name in names) for entry in weights.list]
+    else:
+        vectors = simplex_lattice(len(names), weights.lattice or 1)
+    return list(dict.fromkeys(vectors))
+
+
+def primary_candidates(config: SweepConfig, weights: WeightVector) -> tuple[int, ...]:
+    """Objectives that may label the loss at these weights, honouring `sweep.primary`."""
+    with_pairs = {j for j, objective in enumerate(config.objectives) if objective.pairs is not None}
+    with_reward = {j for j, objective in enumerate(config.objectives) if config.has_reward(objective)}
+    eligible = eligible_primaries(weights, with_pairs=with_pairs, with_reward=with_reward)
+    if config.sweep.primary == "auto":
+        return eligible
+    fixed = config.objective_names.index(config.sweep.primary)
+    # A fixed primary cannot train the vertices of the others: those stay plain DPO on their own pairs.
+    return tuple(k for k in eligible if k == fixed or weights[k] == 1.0)
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that is not on this disk reads as a Hugging Face id."""
+    return bool(HUB_ID.match(path)) and not path.endswith(DATA_SUFFIXES) and not Path(path).exists()
+
+
+def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
+    names = config.objective_names
+    if len(names) < 2:
+        yield Problem(
+            code="MS-121",
+            what="a sweep needs at least two objectives",
+            where="objectives",
+            got=f"{len(names)}: {', '.join(names)}",
+            wanted="K >= 2",
+            remedy="add an objective, or train with TRL's DPOTrainer where one is all you want",
+        )
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem(code="MS-122", what=f"objective {name!r} is declared twice", where="objectives", remedy="rename one")
+    for index, objective in enumerate(config.objectives):
+        where = f"objectives.{index}"
+        if not config.has_reward(objective):
+            yield Problem(
+                code="MS-123",
+                what=f"objective {objective.name!r} has neither pairs nor a reward",
+                where=where,
+                wanted="pairs, a reward, or both",
+                remedy="add `pairs: {path: ...}` or `reward: {type: function, function: module:name}`",
+            )
+        yield from _check_implicit(config, objective, where)
+    if not any(objective.pairs for objective in config.objectives):
+        yield Problem(
+            code="MS-124",
+            what="no objective has preference pairs",
+            where="objectives",
+            wanted="pairs for at least one objective",
+            remedy="add `pairs` to the objective that has preference data",
+        )
+    if config.sweep.primary != "auto" and config.sweep.primary not in names:
+        yield Problem(
+            code="MS-125",
+            what="the primary objective is not declared",
+            where="sweep.primary",
+            got=shown(config.sweep.primary),
+            wanted=f"auto, {', '.join(names)}",
+            remedy="name a declared objective" + closest(config.sweep.primary, names),
+        )
+
+
+def _check_implicit(config: SweepConfig, objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
+    reward = objective.reward
+    if not isinstance(reward, ImplicitReward):
+        return
+    if reward.adapter is None and objective.pairs is None:
+        yield Problem(
+            code="MS-126",
+            what=f"the implicit reward of {objective.name!r} has nothing to come from",
+            where=f"{where}.reward",
+            wanted="pairs (for a DPO vertex) or an adapter",
+            remedy="add `pairs`, or `adapter` with its `adapter_beta`",
+        )
+    if (reward.adapter is None) != (reward.adapter_beta is None):
+        yield Problem(
+            code="MS-127",
+            what="adapter and adapter_beta belong together",
+            where=f"{where}.reward",
+            wanted="both, or neither",
+            remedy="an implicit reward is adapter_beta * log(pi / pi_ref) with the beta of the adapter's own DPO run",
+        )
+    if reward.adapter is not None and not (Path(reward.adapter) / "adapter_config.json").is_file():
+        yield Problem(
+            code="MS-128",
+            what="the adapter folder has no adapter_config.json",
+            where=f"{where}.reward.adapter",
+            got=shown(reward.adapter),
+            wanted="a folder written by PEFT's save_pretrained",
+            remedy="check the path",
+        )
+
+
+def _check_weights(config: SweepConfig) -> Iterator[Problem]:
+    names, weights = config.objective_names, config.sweep.weights
+    if len(names) < 2 or (config.sweep.primary != "auto" and config.sweep.primary not in names):
+        return
+    if (weights.lattice is None) == (weights.list is None):
+        yield Problem(
+            code="MS-131",
+            what="sweep.weights takes exactly one of `lattice` and `list`",
+            where="sweep.weights",
+            remedy="keep one of the two",
+        )
+        return
+    for index, entry in enumerate(weights.list or ()):
+        for name in sorted(set(entry) - set(names)):
+            yield Problem(
+                code="MS-132",
+                what=f"a weight names an unknown objective{closest(name, names)}",
+                where=f"sweep.weights.list.{index}.{name}",
+                wanted=f"one of: {', '.join(names)}",
+                remedy="correct the name",
+            )
+    for index, vector in enumerate(weight_vectors(config)):
+        where = f"sweep.weights.list.{index}" if weights.list is not None else "sweep.weights.lattice"
+        yield from _check_vector(config, vector, where)
+    num_trials = len(weight_vectors(config)) * len(config.sweep.betas or (1,)) * len(config.sweep.seeds)
+    if num_trials > config.sweep.max_trials:
+        yield Problem(
+            code="MS-135",
+            what="the sweep has more trials than sweep.max_trials allows",
+            where="sweep.max_trials",
+            got=f"{num_trials} trials",
+            wanted=f"at most {config.sweep.max_trials}",
+            remedy="take fewer weights, betas or seeds, or raise sweep.max_trials",
+        )
+
+
+def _check_vector(config: SweepConfig, vector: WeightVector, where: str) -> Iterator[Problem]:
+    try:
+        check_weights(vector)
+    except ValueError as error:
+        yield Problem(
+            code="MS-133",
+            what="a weight vector is not on the simplex",
+            where=where,
+            got=", ".join(f"{n}: {w:g}" for n, w in zip(config.objective_names, vector, strict=True)),
+            wanted="weights >= 0 that sum to 1 within 1e-6",
+            remedy=str(error),
+        )
+        return
+    if not primary_candidates(config, vector):
+        yield Problem(
+            code="MS-134",
+            what="no objective can label the loss at a weight vector",
+            where=where,
+            got=", ".join(f"{n}: {w:g}" for n, w in zip(config.objective_names, vector, strict=True)),
+            wanted="positive weight on an objective that has pairs, and a reward for every other weighted one"
+            + ("" if config.sweep.primary == "auto" else f" (sweep.primary is {config.sweep.primary})"),
+            remedy="move weight to an objective with pairs, give pairs to a weighted one, or leave this vector out",
+        )
+
+
+def _check_model(config: SweepConfig) -> Iterator[Problem]:
+    name = config.model.name_or_path
+    if name.startswith(DEMO_PREFIX) or is_hub_id(name):
+        return
+    if not (Path(name) / "config.json").is_file():
+        yield Problem(
+            code="MS-141",
+            what="the model folder has no config.json",
+            where="model.name_or_path",
+            got=shown(name),
+            wanted="a Hugging Face id (org/name) or a folder written by save_pretrained",
+            remedy="check the path, or set --set model.name_or_path=...",
+        )
+
+
+def _check_sources(config: SweepConfig) -> Iterator[Problem]:
+    sources: list[tuple[str, SourceConfig]] = [
+        (f"objectives.{index}.pairs.path", objective.pairs)
+        for index, objective in enumerate(config.objectives)
+        if objective.pairs is not None
+    ]
+    if config.sft is not None and config.sft.data is not None:
+        sources.append(("sft.data.path", config.sft.data))
+    for where, source in sources:
+        path = Path(source.path)
+        if source.path.startswith(DEMO_PREFIX) or is_hub_id(source.path):
+            continue
+        if not path.exists():
+            yield Problem(
+                code="MS-142",
+                what="a data file does not exist",
+                where=where,
+                got=shown(source.path),
+                wanted="a .jsonl, .json or .parquet file, a folder, or a hub id (org/name)",
+                remedy="check the path; relative paths start at the working directory",
+            )
+        elif path.is_file() and path.suffix not in DATA_SUFFIXES:
+            yield Problem(
+                code="MS-143",
+                what="a data file has an unknown ending",
+                where=where,
+                got=shown(path.name),
+                wanted=", ".join(DATA_SUFFIXES),
+                remedy="convert the file, or rename it if only the ending is wrong",
+            )
+
+
+def _check_functions(config: SweepConfig) -> Iterator[Problem]:
+    """Finds modules without importing them: reward code runs only in the workers that score."""
+    named = [
+        (f"objectives.{index}.reward.function", objective.reward.function)
+        for index, objective in enumerate(config.objectives)
+        if isinstance(objective.reward, FunctionReward)
+    ]
+    if config.evaluation.enumerate is not None:
+        named.append(("evaluation.enumerate", config.evaluation.enumerate))
+    for where, dotted in named:
+        module, _, function = dotted.partition(":")
+        source = _module_source(module)
+        if source is None:
+            yield Problem(
+                code="MS-144",
+                what="a module cannot be found",
+                where=where,
+                got=shown(module),
+                wanted="a module that Python can import from the working directory or the environment",
+                remedy="check the name, or install the package that has it",
+            )
+        elif not re.search(rf"^\s*(def\s+{function}\b|{function}\s*=|from\s.*\b{function}\b)", source, re.MULTILINE):
+            yield Problem(
+                code="MS-145",
+                what=f"module {module!r} has no function {function!r}",
+                where=where,
+                wanted="def name(prompts, responses)",
+                remedy="check the name after the colon",
+            )
+
+
+def _module_source(module: str) -> str | None:
+    """Source text of a module; finding it imports its parent packages at most."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+
+
+def _check_training(config: SweepConfig) -> Iterator[Problem]:
+    early, stage = config.training.early_stopping, config.training.deepspeed.stage
+    if early is not None and stage == 3:
+        yield Problem(
+            code="MS-151",
+            what="early stopping cannot sample from a model that ZeRO 3 has partitioned",
+            where="training.early_stopping",
+            wanted="deepspeed.stage 0, 1 or 2",
+            remedy="lower training.deepspeed.stage or remove early_stopping",
+        )
+    for section in ("training", "sft"):
+        part = getattr(config, section)
+        if part is None:
+            continue
+        offload = part.deepspeed.offload
+        if (offload.optimizer and part.deepspeed.stage == 0) or (offload.parameters and part.deepspeed.stage != 3):
+            yield Problem(
+                code="MS-152",
+                what="this offload needs a higher ZeRO stage",
+                where=f"{section}.deepspeed.offload",
+                got=f"stage {part.deepspeed.stage}",
+                wanted="stage 1-3 for the optimiser, stage 3 for parameters",
+                remedy=f"raise {section}.deepspeed.stage",
+            )
+        if part.deepspeed.config_file is not None:
+            yield from _check_deepspeed_file(part.deepspeed.config_file, f"{section}.deepspeed.config_file")
+
+
+def _check_deepspeed_file(path: str, where: str) -> Iterator[Problem]:
+    try:
+        if isinstance(json.loads(Path(path).read_text(encoding="utf-8")), dict):
+            return
+        reason = "not a JSON object"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    yield Problem(
+        code="MS-153",
+        what="the DeepSpeed file cannot be used",
+        where=where,
+        got=shown(reason),
+        wanted="a JSON object of DeepSpeed settings",
+        remedy="check the path and its JSON",
+    )

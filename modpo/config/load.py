@@ -1,0 +1,235 @@
+"""YAML and `--set` overrides to a SweepConfig, with every mistake reported at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from modpo.config.checks import check_config
+from modpo.config.tree import SweepConfig
+from modpo.errors import InputError, Problem, closest, shown
+
+MAX_CONFIG_BYTES = 1_000_000
+
+# What a faulty required key is replaced by, only so that the rest of the file can be checked in the same pass.
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "model": {"name_or_path": "demo:model"}}
+
+
+def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Reads a sweep file, applies `a.b=c` overrides and checks everything that needs no data.
+
+    Relative paths inside the file stay relative to the working directory, as on a command line.
+
+    Raises:
+        InputError: all mistakes of the file, each with its config path and remedy.
+    """
+    raw = _read_yaml(Path(path))
+    problems = [problem for override in overrides for problem in _apply_override(raw, override)]
+    config, found = _parse(raw)
+    problems += found
+    if config is not None:
+        problems += check_config(config)
+    if problems:
+        raise InputError(problems)
+    assert config is not None, "a config without problems was parsed"
+    return config
+
+
+def parse_config(raw: dict[str, Any]) -> SweepConfig:
+    """A config from its JSON form, as the run's own manifest stores it; the disk is not looked at."""
+    return SweepConfig.model_validate(raw)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of the sweep file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SweepConfig.model_json_schema()}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping", node.start_mark, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            Problem(
+                code="MS-101",
+                what="the sweep file cannot be read",
+                where=str(path),
+                got=error.strerror or str(error),
+                wanted="a YAML file",
+                remedy="check the path; `ray_jobs/configs/demo.yaml` is a complete example",
+            )
+        ) from error
+    try:
+        if len(data) > MAX_CONFIG_BYTES:
+            raise yaml.YAMLError(f"{len(data)} bytes; a sweep file has at most {MAX_CONFIG_BYTES}")
+        # A SafeLoader subclass: no tag can construct anything but plain values.
+        tree = yaml.load(data.decode("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        if not isinstance(tree, dict):
+            raise yaml.YAMLError(f"the top level is {type(tree).__name__}, not a mapping of keys")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            Problem(
+                code="MS-102",
+                what="the sweep file is not valid YAML",
+                where=str(path),
+                got=" ".join(str(error).split()),
+                wanted="UTF-8 YAML with each key once",
+                remedy="mend the named line",
+            )
+        ) from error
+    return tree
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> Iterable[Problem]:
+    """Writes one `a.b=value` into the raw tree; list items go by index, objectives also by name."""
+    key, equals, text = override.partition("=")
+    where = f"--set {override}"
+    if not equals or not key:
+        yield _override_problem(where, "an override has the form a.b=value")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        yield _override_problem(where, "the value is not valid YAML")
+        return
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+        node = _child(node, part)
+    slot = _slot(node, last)
+    if slot is None:
+        yield _override_problem(where, f"{'.'.join(parents) or 'the file'} has no item {last!r}")
+    else:
+        node[slot] = value
+
+
+def _child(node: Any, part: str) -> Any:
+    slot = _slot(node, part)
+    return None if slot is None else node[slot]
+
+
+def _slot(node: Any, part: str) -> str | int | None:
+    if isinstance(node, dict):
+        return part
+    if isinstance(node, list):
+        names = [item.get("name") if isinstance(item, dict) else None for item in node]
+        if part in names:
+            return names.index(part)
+        if part.isdecimal() and int(part) < len(node):
+            return int(part)
+    return None
+
+
+def _override_problem(where: str, what: str) -> Problem:
+    return Problem(code="MS-103", what=what, where=where, wanted="--set training.beta=0.2", remedy="mend the override")
+
+
+def _parse(raw: dict[str, Any]) -> tuple[SweepConfig | None, list[Problem]]:
+    """The config, or what can be checked of it: faulty optional keys are left out, so that one pass shows all."""
+    try:
+        return SweepConfig.model_validate(raw), []
+    except ValidationError as error:
+        problems = [_problem(detail, raw) for detail in error.errors(include_url=False)]
+        pruned = copy.deepcopy(raw)
+        for detail in error.errors():
+            _remove(pruned, _keys(detail["loc"], raw))
+        pruned = {**_STAND_INS, **pruned}
+        try:
+            return SweepConfig.model_validate(pruned), problems
+        except ValidationError:
+            return None, problems
+
+
+def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> Problem:
+    keys = _keys(detail["loc"], raw)
+    path, last = ".".join(str(key) for key in keys), str(keys[-1] if keys else "")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(keys)
+        return Problem(
+            code="MS-111",
+            what=f"unknown key {last!r}{closest(last, known)}",
+            where=path,
+            wanted=f"one of: {', '.join(known)}",
+            remedy="correct or remove the key",
+        )
+    if detail["type"] == "missing":
+        return Problem(code="MS-112", what=f"key {last!r} is missing", where=path, remedy="add the key")
+    return Problem(
+        code="MS-113",
+        what="a value is not what this key takes",
+        where=path,
+        got=shown(detail["input"]),
+        wanted=detail["msg"],
+        remedy="correct the value; docs/config.md lists every key",
+    )
+
+
+def _keys(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str | int]:
+    """The location as the user wrote it: pydantic adds the tag of a discriminated union, which is no key."""
+    keys: list[str | int] = []
+    node: Any = raw
+    for position, part in enumerate(loc):
+        if isinstance(node, dict) and node.get("type") == part and position < len(loc) - 1:
+            continue
+        keys.append(part)
+        node = _child(node, str(part))
+    return keys
+
+
+def _known_keys(keys: Sequence[str | int]) -> list[str]:
+    """Keys that the schema has beside the unknown last one; those of all members where there is a choice."""
+    schema = SweepConfig.model_json_schema()
+    nodes = [schema]
+    for part in keys[:-1]:
+        targets = [target for node in nodes for target in _targets(node, schema)]
+        nodes = [
+            target["items"] if isinstance(part, int) else target["properties"][part]
+            for target in targets
+            if (isinstance(part, int) and "items" in target) or part in target.get("properties", {})
+        ]
+    return sorted({key for node in nodes for target in _targets(node, schema) for key in target.get("properties", {})})
+
+
+def _targets(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The node's possible meanings: references followed, `anyOf` and `oneOf` opened."""
+    if "$ref" in node:
+        return _targets(schema["$defs"][node["$ref"].rsplit("/", 1)[1]], schema)
+    choices = [*node.get("anyOf", ()), *node.get("oneOf", ())]
+    return [target for choice in choices for target in _targets(choice, schema)] or [node]
+
+
+def _remove(tree: dict[str, Any], keys: Sequence[str | int]) -> None:
+    node: Any = tree
+    for part in keys[:-1]:
+        node = _child(node, str(part))
+    if isinstance(node, dict) and keys:
+        node.pop(keys[-1], None)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

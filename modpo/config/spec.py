@@ -1,0 +1,63 @@
+"""What crosses Ray: one frozen JSON description of a Pareto point, and of a piece of work for a worker group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from modpo.config.tree import Frozen, SweepConfig
+
+
+class TrialSpec(Frozen):
+    """One Pareto point to train.
+
+    Attributes:
+        trial_id: stable name from weights, beta, seed and everything the result depends on.
+        weights: in the order of the objectives.
+        primary: index of the objective whose pairs label the loss.
+        beta: in declared reward units per nat.
+    """
+
+    trial_id: str
+    weights: tuple[float, ...]
+    primary: int
+    beta: float
+    seed: int
+
+    @property
+    def is_vertex(self) -> bool:
+        """All weight on one objective: plain DPO, which needs no margin rewards."""
+        return self.weights[self.primary] == 1.0
+
+
+class StageInputs(Frozen):
+    """Folders of the artefacts that work starts from; empty where the stage has not run yet.
+
+    Attributes:
+        vertices: trained DPO vertex of each objective whose implicit reward comes from it.
+    """
+
+    prepared: str
+    start_model: str
+    reference: str = ""
+    rewards: str = ""
+    vertices: dict[str, str] = {}
+
+
+class Work(Frozen):
+    """One piece of work for a worker group.
+
+    Attributes:
+        work_id: unique in the run; the same id is the same work, wherever and however often it starts.
+        kind: `sft` and `point` train, `reference` and `rewards` annotate one shard, `evaluate` measures a point.
+        output: folder (or point directory) that the work fills.
+        shard: (index, count) of an annotation.
+    """
+
+    work_id: str
+    kind: Literal["sft", "reference", "rewards", "point", "evaluate"]
+    run_dir: str
+    config: SweepConfig
+    inputs: StageInputs
+    output: str
+    trial: TrialSpec | None = None
+    shard: tuple[int, int] = (0, 1)

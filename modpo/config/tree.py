@@ -1,0 +1,350 @@
+"""The sweep file as one frozen typed tree. Names follow Hugging Face where Hugging Face has one.
+
+Types and single-field bounds are stated here; checks that need two fields or the disk are in `checks`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+OBJECTIVE_NAME = r"^[A-Za-z][A-Za-z0-9_]{0,30}$"
+MODULE_FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+class Frozen(BaseModel):
+    """Base of every config node: unknown keys are refused, nothing is edited after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters (PEFT)."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    lora_alpha: PositiveFloat = 32
+    """Scale of the update is lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Module names, or PEFT's `all-linear`."""
+
+
+class ModelConfig(Frozen):
+    """The start model: the reference of every trial."""
+
+    name_or_path: str
+    """Hugging Face id or local folder; `demo:model` is the self-made demo model."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the frozen weights and of the forward pass; trained weights keep a float32 master."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers; its own default if left out."""
+    lora: LoraConfig | None = LoraConfig()
+    """Adapter settings; `null` trains all weights."""
+
+
+class PairColumns(Frozen):
+    """Column names of preference pairs. A dotted name reaches into nested rows."""
+
+    prompt: str = "prompt"
+    """Text or chat messages."""
+    chosen: str = "chosen"
+    """The preferred response."""
+    rejected: str = "rejected"
+    """The other response."""
+
+
+class ScoredColumns(Frozen):
+    """One row per response, with a score from which pairs of the same prompt are formed."""
+
+    score: str
+    """Column of this objective's score; a dotted name reaches into nested rows."""
+    prompt: str = "prompt"
+    """Text or chat messages."""
+    response: str = "response"
+    """The response that was scored."""
+    min_gap: NonNegativeFloat = 0.0
+    """Two responses form a pair when their scores differ by more than this."""
+    max_pairs_per_prompt: PositiveInt | None = None
+    """At most so many pairs of one prompt, drawn at random with the run's seed; all if left out."""
+
+
+class SourceConfig(Frozen):
+    """Rows on disk or on the Hugging Face hub."""
+
+    path: str
+    """A .jsonl, .json or .parquet file, a folder, or a hub id such as `org/name`."""
+    split: str = "train"
+    """Split of a hub data set or folder."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+
+
+class PairsConfig(SourceConfig):
+    """Preference data of one objective."""
+
+    columns: PairColumns = PairColumns()
+    """Where prompt, chosen and rejected stand."""
+    scored: ScoredColumns | None = None
+    """Set this where rows are scored responses instead of pairs."""
+
+
+class ImplicitReward(Frozen):
+    """beta_j log(pi_j / pi_ref) of a DPO model of this objective."""
+
+    type: Literal["implicit"]
+    """Names this kind of reward."""
+    adapter: str | None = None
+    """Folder of an existing LoRA adapter on the start model; the objective's own DPO vertex if left out."""
+    adapter_beta: PositiveFloat | None = None
+    """The beta that adapter was trained with; needed with `adapter`."""
+
+
+class FunctionReward(Frozen):
+    """A Python function `f(prompts, responses) -> list of numbers`, over a whole batch of texts."""
+
+    type: Literal["function"]
+    """Names this kind of reward."""
+    function: Annotated[str, Field(pattern=MODULE_FUNCTION)]
+    """`module:function`, imported only by the workers that score."""
+
+
+class ObjectiveConfig(Frozen):
+    """One axis that people prefer along."""
+
+    name: Annotated[str, Field(pattern=OBJECTIVE_NAME)]
+    """Used in weights, tables and file names."""
+    pairs: PairsConfig | None = None
+    """Preference pairs; an objective without them can only be a margin."""
+    reward: Annotated[ImplicitReward | FunctionReward, Field(discriminator="type")] | None = None
+    """Where rewards come from; the implicit reward of the objective's own vertex if left out."""
+    direction: Literal["maximize", "minimize"] = "maximize"
+    """`minimize` negates scores and function rewards once, on entry; pairs always say themselves what is better."""
+    beta: PositiveFloat | None = None
+    """beta of this objective's DPO vertex, in the declared unit; the training's beta if left out."""
+    unit: PositiveFloat = 1.0
+    """Size of one unit of the raw reward: weights, beta and the objective values are in these units."""
+
+
+class DataConfig(Frozen):
+    """How rows become tokens, and which prompts are held out."""
+
+    template: str | None = None
+    """Plain template such as `Question: {prompt}\\nAnswer:`; the tokenizer's chat template for messages."""
+    max_length: PositiveInt = 1024
+    """Longest prompt plus response in tokens; longer pairs are dropped and counted."""
+    eval_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the prompts held out for evaluation; a prompt is never on both sides."""
+
+
+class OffloadConfig(Frozen):
+    """What DeepSpeed keeps in host memory."""
+
+    optimizer: bool = False
+    """Optimiser states (ZeRO 1-3)."""
+    parameters: bool = False
+    """Parameters (ZeRO 3)."""
+
+
+class DeepSpeedConfig(Frozen):
+    """The engine under the training step."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO stage."""
+    offload: OffloadConfig = OffloadConfig()
+    """Offload to host memory."""
+    config_file: str | None = None
+    """A DeepSpeed JSON file of your own; batch sizes, clipping and precision still come from the sweep file."""
+
+
+class OptimisationConfig(Frozen):
+    """Optimiser, schedule and batch sizes."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Peak learning rate of AdamW."""
+    num_train_epochs: PositiveFloat = 1.0
+    """Passes over the pairs, where max_steps is left out."""
+    max_steps: PositiveInt | None = None
+    """Optimiser steps, in place of epochs."""
+    per_device_train_batch_size: PositiveInt = 8
+    """Pairs (or texts) per worker and micro-batch."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches per optimiser step."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    """Decay after the warm-up, to zero (or none)."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay."""
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """AdamW's second moment decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    logging_steps: PositiveInt = 10
+    """Steps between two rows of metrics."""
+    save_steps: PositiveInt = 100
+    """Steps between two checkpoints: what a lost worker costs at most."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """Engine settings."""
+
+
+class EarlyStoppingConfig(Frozen):
+    """Stop a trial when its held-out J_w = E[w.r~] - beta KL no longer rises."""
+
+    every_steps: PositiveInt = 100
+    """Steps between two looks."""
+    patience: PositiveInt = 3
+    """Looks without a new best after which the trial stops."""
+    num_prompts: PositiveInt = 32
+    """Held-out prompts sampled at each look."""
+
+
+class TrainingConfig(OptimisationConfig):
+    """The MODPO trials."""
+
+    beta: PositiveFloat = 0.1
+    """Strength of staying near the reference, in declared reward units per nat."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Off if left out."""
+
+
+class SftData(SourceConfig):
+    """Texts to imitate."""
+
+    prompt: str = "prompt"
+    """Column of the prompt."""
+    response: str = "response"
+    """Column of the response."""
+
+
+class SftConfig(OptimisationConfig):
+    """Supervised fine-tuning of the start model before everything else."""
+
+    data: SftData | None = None
+    """Prompt and response rows; the chosen responses of all pairs if left out."""
+    lora: LoraConfig | None = None
+    """Adapter settings, merged afterwards; all weights are trained if left out."""
+
+
+class WeightsConfig(Frozen):
+    """Which Pareto points to train; give exactly one of the two."""
+
+    lattice: PositiveInt | None = None
+    """Divisions of the simplex: for two objectives, `6` gives 7 evenly spaced weight vectors with both ends."""
+    list: tuple[dict[str, NonNegativeFloat], ...] | None = None
+    """Weight vectors by objective name; a name left out has weight 0."""
+
+
+class SweepSection(Frozen):
+    """The points of the sweep: every combination of weights, betas and seeds."""
+
+    weights: WeightsConfig = WeightsConfig(lattice=4)
+    """Weight vectors."""
+    primary: str = "auto"
+    """Objective whose pairs label the loss: `auto` takes the largest weight that can, a name fixes it."""
+    betas: tuple[PositiveFloat, ...] | None = None
+    """Several strengths; the training's beta if left out."""
+    seeds: tuple[NonNegativeInt, ...] = (0,)
+    """Initial adapters and data order."""
+    max_trials: PositiveInt = 500
+    """Refuse larger sweeps: a guard against a slip of the keyboard."""
+
+
+class ResourcesConfig(Frozen):
+    """What one trial takes; how many run at once is computed from the cluster."""
+
+    num_workers: PositiveInt = 1
+    """Ray Train workers (data-parallel ranks) of one trial."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """Processor cores of one worker."""
+    gpus_per_worker: NonNegativeFloat | None = None
+    """GPUs of one worker; 1 where the cluster has GPUs and 0 elsewhere, if left out."""
+    max_concurrent: PositiveInt | None = None
+    """Trials at once; as many as fit if left out."""
+    max_failures: NonNegativeInt = 3
+    """How often a trial may lose its workers before it counts as failed."""
+
+
+class EvaluationConfig(Frozen):
+    """How a trained point is measured on held-out prompts."""
+
+    num_prompts: PositiveInt = 128
+    """At most so many held-out prompts."""
+    samples_per_prompt: PositiveInt = 4
+    """Responses sampled at temperature 1 for each prompt."""
+    max_new_tokens: PositiveInt = 256
+    """Longest response; longer ones are cut and counted as truncated."""
+    batch_size: PositiveInt = 32
+    """Sequences generated or scored at once."""
+    bootstrap_resamples: PositiveInt = 1000
+    """Resamples of the prompts behind every interval."""
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Coverage of the intervals."""
+    enumerate: Annotated[str, Field(pattern=MODULE_FUNCTION)] | None = None
+    """`module:function` giving all responses of a prompt, where they can be listed: adds the exact optimum."""
+
+
+class TrackersConfig(Frozen):
+    """Experiment trackers. TensorBoard files are always written beside Tune's results."""
+
+    wandb: dict[str, Any] | None = None
+    """Arguments of Ray's WandbLoggerCallback, such as `project`; needs the extra `modpo[wandb]`."""
+    mlflow: dict[str, Any] | None = None
+    """Arguments of Ray's MLflowLoggerCallback, such as `tracking_uri`; needs the extra `modpo[mlflow]`."""
+
+
+class SweepConfig(Frozen):
+    """A whole sweep file."""
+
+    name: Annotated[str, Field(pattern=RUN_NAME)]
+    """Name of the run and of its folder."""
+    storage_path: str = "runs"
+    """Folder that holds runs; on a cluster one that all nodes share."""
+    seed: NonNegativeInt = 0
+    """Splits, sampling and bootstrap."""
+    model: ModelConfig
+    """The start model."""
+    objectives: tuple[ObjectiveConfig, ...]
+    """Two or more."""
+    data: DataConfig = DataConfig()
+    """Tokens and splits."""
+    sft: SftConfig | None = None
+    """Off if left out."""
+    training: TrainingConfig = TrainingConfig()
+    """MODPO training."""
+    sweep: SweepSection = SweepSection()
+    """Pareto points."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Workers."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out measurement."""
+    trackers: TrackersConfig = TrackersConfig()
+    """W&B and MLflow."""
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        return tuple(objective.name for objective in self.objectives)
+
+    def objective(self, name: str) -> ObjectiveConfig:
+        return next(objective for objective in self.objectives if objective.name == name)
+
+    def vertex_beta(self, objective: ObjectiveConfig) -> float:
+        """beta of the objective's DPO vertex, in declared units."""
+        return self.training.beta if objective.beta is None else objective.beta
+
+    def has_reward(self, objective: ObjectiveConfig) -> bool:
+        """Whether any response can be scored: by a function, an adapter, or a vertex trained on own pairs."""
+        return objective.reward is not None or objective.pairs is not None
+
+    def implicit_reward(self, objective: ObjectiveConfig) -> ImplicitReward | None:
+        """The implicit reward that is declared, or implied where there are pairs and no other reward."""
+        if isinstance(objective.reward, FunctionReward):
+            return None
+        return objective.reward or ImplicitReward(type="implicit")

@@ -1,0 +1,1 @@
+"""Pure mathematics of MODPO: no Ray, DeepSpeed, transformers, files, logging or config."""

@@ -1,0 +1,1 @@
+"""Preference data: rows from anywhere (`sources`), pairs (`pairs`), tokens (`tokenize`), one artefact (`prepare`)."""

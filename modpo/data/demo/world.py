@@ -1,0 +1,94 @@
+"""Writes the demo world: an untrained tiny Llama with its tokenizer, a corpus, and sampled preference labels."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from modpo.artifacts import writing
+from modpo.data.demo.language import prompts, sample_answer, sample_slip
+from modpo.data.demo.rewards import brief, vivid
+
+WORLD_VERSION = 1
+CORPUS_SIZE = 4000
+PAIRS_PER_OBJECTIVE = 3000
+SLIP_SHARE = 0.4
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+HIDDEN_SIZE = 64
+
+RewardFunction = Callable[[Sequence[str], Sequence[str]], list[float]]
+
+
+def write_world(folder: Path, *, seed: int) -> None:
+    """Fills `folder` with `model/`, `corpus.jsonl`, `vivid.jsonl` and `brief.jsonl`; the seed fixes every byte."""
+    generator = random.Random(seed)
+    with writing(folder, {"stage": "world", "version": WORLD_VERSION, "seed": seed}) as aside:
+        corpus = [(prompt, sample_answer(prompt, generator)) for prompt in _drawn_prompts(CORPUS_SIZE, generator)]
+        _write_rows(aside / "corpus.jsonl", [{"prompt": p, "response": r} for p, r in corpus])
+        for name, reward in (("vivid", vivid), ("brief", brief)):
+            _write_rows(aside / f"{name}.jsonl", sampled_pairs(reward, PAIRS_PER_OBJECTIVE, generator))
+        _write_model(aside / "model", texts=[f"{prompt} {response}" for prompt, response in corpus], seed=seed)
+
+
+def sampled_pairs(reward: RewardFunction, count: int, generator: random.Random) -> list[dict[str, str]]:
+    """Pairs of answers whose label is DRAWN from Bradley-Terry, sigmoid(reward gap) in raw reward units.
+
+    Labels by argmax would move the optimum: see docs/concepts.md.
+    """
+    rows: list[dict[str, str]] = []
+    for prompt in _drawn_prompts(count, generator):
+        first, second = sample_answer(prompt, generator), _other_response(prompt, generator)
+        while second == first:
+            second = _other_response(prompt, generator)
+        values = reward([prompt, prompt], [first, second])
+        first_wins = generator.random() < 1 / (1 + math.exp(values[1] - values[0]))
+        chosen, rejected = (first, second) if first_wins else (second, first)
+        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def _other_response(prompt: str, generator: random.Random) -> str:
+    draw = sample_slip if generator.random() < SLIP_SHARE else sample_answer
+    return draw(prompt, generator)
+
+
+def _drawn_prompts(count: int, generator: random.Random) -> list[str]:
+    return [generator.choice(prompts()) for _ in range(count)]
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_model(folder: Path, *, texts: Sequence[str], seed: int) -> None:
+    words = sorted({word for text in texts for word in text.split()})
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=HIDDEN_SIZE,
+            intermediate_size=2 * HIDDEN_SIZE,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=64,
+            pad_token_id=vocabulary["<pad>"],
+            bos_token_id=vocabulary["<s>"],
+            eos_token_id=vocabulary["</s>"],
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

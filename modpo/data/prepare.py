@@ -1,0 +1,200 @@
+"""The prepare stage: every objective's pairs validated, tokenised, split by prompt, in one artefact.
+
+    prepared-<digest>/  pairs.parquet     one row a pair: id, objective, split, texts, token ids
+                        prompts.parquet   held-out prompts with their tokens
+                        sft.parquet       prompt and response tokens to imitate (training prompts only)
+                        tokenizer/        the tokenizer that made them
+                        counts.json       rows, pairs, ties, duplicates and dropped rows of each source
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from modpo.artifacts import write_json, writing
+from modpo.config.tree import SftConfig, SweepConfig
+from modpo.data.pairs import LoadedPairs, PreferencePair, Prompt, load_pairs, prompt_key, read_prompt, read_response
+from modpo.data.sources import read_rows
+from modpo.data.tokenize import Encoder, load_tokenizer, save_tokenizer
+from modpo.errors import InputError, Problem
+
+PREPARE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """All text of a sweep, read and checked, before any token is made."""
+
+    objectives: dict[str, LoadedPairs]
+    sft: list[tuple[Prompt, str]]
+
+    @property
+    def pairs(self) -> Iterator[PreferencePair]:
+        for loaded in self.objectives.values():
+            yield from loaded.pairs
+
+
+def load_data(config: SweepConfig) -> LoadedData:
+    """Reads every source.
+
+    Raises:
+        InputError: all bad rows of all sources together.
+    """
+    objectives = {o.name: load_pairs(o, seed=config.seed) for o in config.objectives if o.pairs is not None}
+    problems = [problem for loaded in objectives.values() for problem in loaded.problems]
+    sft: list[tuple[Prompt, str]] = []
+    if config.sft is not None:
+        sft, found = _load_sft(config.sft)
+        problems += found
+    problems += _check_enough(objectives) if not problems else []
+    if problems:
+        raise InputError(problems)
+    return LoadedData(objectives, sft)
+
+
+def data_digest(data: LoadedData) -> str:
+    """Changes with any text, order or occurrence of any pair."""
+    digest = hashlib.sha256()
+    for pair in data.pairs:
+        digest.update(pair.pair_id.encode())
+    for prompt, response in data.sft:
+        digest.update(json.dumps([prompt, response]).encode())
+    return digest.hexdigest()[:16]
+
+
+def held_out_prompts(prompts: Iterable[str], *, fraction: float, seed: int) -> set[str]:
+    """A seeded share of the distinct prompts, at least one, chosen by hash: the order of the rows does not matter."""
+    ranked = sorted(set(prompts), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).hexdigest())
+    return set(ranked[: max(1, math.ceil(fraction * len(ranked)))])
+
+
+def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model_path: str) -> dict[str, Any]:
+    """Tokenises and writes the artefact; returns its counts.
+
+    Raises:
+        InputError: nothing is left to train or evaluate on after the length limit.
+    """
+    tokenizer = load_tokenizer(model_path, config.model.revision)
+    encoder = Encoder(tokenizer, config.data)
+    held_out = held_out_prompts(
+        (prompt_key(pair.prompt) for pair in data.pairs), fraction=config.data.eval_fraction, seed=config.seed
+    )
+    rows = list(_pair_rows(data, encoder, held_out, config.data.max_length))
+    _refuse_empty(config, rows)
+    counts = {name: loaded.counts.as_dict() for name, loaded in data.objectives.items()}
+    with writing(folder, {"stage": "prepared", "version": PREPARE_VERSION, "counts": counts}) as aside:
+        _write_table(aside / "pairs.parquet", rows)
+        _write_table(aside / "prompts.parquet", list(_prompt_rows(data, encoder, held_out)))
+        if config.sft is not None:
+            _write_table(aside / "sft.parquet", list(_sft_rows(data, encoder, held_out, config.data.max_length)))
+        save_tokenizer(tokenizer, aside / "tokenizer")
+        write_json(aside / "counts.json", counts)
+    return counts
+
+
+def _load_sft(sft: SftConfig) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
+    texts: list[tuple[Prompt, str]] = []
+    problems: list[Problem] = []
+    if sft.data is None:
+        return texts, problems
+    try:
+        for item in read_rows(sft.data):
+            if isinstance(item, Problem):
+                problems.append(item)
+                continue
+            try:
+                texts.append((read_prompt(item, sft.data.prompt), read_response(item, sft.data.response)))
+            except InputError as error:
+                problems += error.problems
+    except InputError as error:
+        problems += error.problems
+    return texts, problems
+
+
+def _check_enough(objectives: dict[str, LoadedPairs]) -> Iterator[Problem]:
+    for name, loaded in objectives.items():
+        if not loaded.pairs:
+            yield Problem(
+                code="MS-221",
+                what=f"objective {name!r} has no pairs left",
+                where="objectives",
+                got=", ".join(f"{count} {kind}" for kind, count in loaded.counts.as_dict().items()),
+                remedy="lower scored.min_gap, or give it data",
+            )
+    prompts = {prompt_key(pair.prompt) for loaded in objectives.values() for pair in loaded.pairs}
+    if prompts and len(prompts) < 2:
+        yield Problem(
+            code="MS-222",
+            what="all pairs have the same prompt, so none can be held out",
+            where="objectives",
+            wanted="at least two prompts",
+            remedy="give more prompts",
+        )
+
+
+def _pair_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
+    for name, loaded in data.objectives.items():
+        loaded.counts.too_long = 0
+        for pair in loaded.pairs:
+            encoded = encoder.pair(pair.prompt, pair.chosen, pair.rejected)
+            if encoded.longest > max_length:
+                loaded.counts.too_long += 1
+                continue
+            key = prompt_key(pair.prompt)
+            yield {
+                "pair_id": pair.pair_id,
+                "objective": name,
+                "split": "eval" if key in held_out else "train",
+                "prompt": json.dumps(pair.prompt, ensure_ascii=False),
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "prompt_ids": encoded.prompt_ids,
+                "chosen_ids": encoded.chosen_ids,
+                "rejected_ids": encoded.rejected_ids,
+            }
+
+
+def _prompt_rows(data: LoadedData, encoder: Encoder, held_out: set[str]) -> Iterator[dict[str, Any]]:
+    prompts = {prompt_key(pair.prompt): pair.prompt for pair in data.pairs}
+    for key in sorted(held_out, key=lambda key: hashlib.sha256(key.encode()).hexdigest()):
+        prompt = prompts[key]
+        yield {"prompt": json.dumps(prompt, ensure_ascii=False), "prompt_ids": encoder.prompt_ids(prompt)}
+
+
+def _sft_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
+    """Texts to imitate: the declared ones, or every distinct chosen response, of training prompts."""
+    texts = data.sft or list(dict.fromkeys((pair.prompt, pair.chosen) for pair in data.pairs))
+    for prompt, response in texts:
+        prompt_ids, response_ids = encoder.response(prompt, response)
+        if prompt_key(prompt) not in held_out and len(prompt_ids) + len(response_ids) <= max_length:
+            yield {"prompt_ids": prompt_ids, "response_ids": response_ids}
+
+
+def _refuse_empty(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
+    problems = [
+        Problem(
+            code="MS-223",
+            what=f"objective {objective.name!r} has no training pairs within data.max_length",
+            where="data.max_length",
+            got=f"max_length {config.data.max_length}",
+            remedy="raise data.max_length or give more prompts",
+        )
+        for objective in config.objectives
+        if objective.pairs is not None
+        and not any(row["objective"] == objective.name and row["split"] == "train" for row in rows)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

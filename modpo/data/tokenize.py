@@ -1,0 +1,141 @@
+"""Texts to tokens: the only place that knows templates, the prompt/response boundary and the length limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from modpo.config.tree import DataConfig
+from modpo.data.pairs import Prompt
+from modpo.errors import InputError, Problem
+
+Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of a pair; the responses end with the end-of-sequence token."""
+
+    prompt_ids: Tokens
+    chosen_ids: Tokens
+    rejected_ids: Tokens
+
+    @property
+    def longest(self) -> int:
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A tokenizer with an end token and something to pad with.
+
+    Raises:
+        InputError: it cannot be loaded, or has no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            Problem(
+                code="MS-211",
+                what="the tokenizer cannot be loaded",
+                where="model.name_or_path",
+                got=" ".join(str(error).split())[:200],
+                wanted="a model with a tokenizer, on disk or on a hub that this machine can reach",
+                remedy="check the name and the network, or give a local folder",
+            )
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            Problem(
+                code="MS-212",
+                what="the tokenizer has no end-of-sequence token, so no response could end",
+                where="model.name_or_path",
+                remedy="set `eos_token` in the tokenizer's files",
+            )
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    tokenizer.save_pretrained(str(folder))
+
+
+class Encoder:
+    """Turns prompts and responses into token ids under one template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
+        self.tokenizer = tokenizer
+        self.template = data.template or "{prompt}"
+
+    def prompt_ids(self, prompt: Prompt) -> Tokens:
+        """Tokens from which a response is generated."""
+        if isinstance(prompt, str):
+            return self._without_end(self._plain(self._render(prompt)))
+        return self._chat(_as_messages(prompt), add_generation_prompt=True)
+
+    def pair(self, prompt: Prompt, chosen: str, rejected: str) -> EncodedPair:
+        """Tokens of a pair, split at the first token that differs from the prompt's own tokenisation.
+
+        A token that crosses the border between prompt and response belongs to the response. Both responses of a
+        pair share one split, the earlier of the two, so that their log-probabilities condition on the same tokens.
+        """
+        prompt_ids = self.prompt_ids(prompt)
+        texts = [self._with_response(prompt, response) for response in (chosen, rejected)]
+        split = min(_common_prefix(prompt_ids, text) for text in texts)
+        split = max(split, 1)
+        return EncodedPair(texts[0][:split], texts[0][split:], texts[1][split:])
+
+    def response(self, prompt: Prompt, response: str) -> tuple[Tokens, Tokens]:
+        """(prompt, response) tokens of a single text, split as in `pair`."""
+        encoded = self.pair(prompt, response, response)
+        return encoded.prompt_ids, encoded.chosen_ids
+
+    def _render(self, prompt: str) -> str:
+        return self.template.replace("{prompt}", prompt)
+
+    def _with_response(self, prompt: Prompt, response: str) -> Tokens:
+        end: int = self.tokenizer.eos_token_id
+        if isinstance(prompt, str):
+            return [*self._without_end(self._plain(self._render(prompt) + response)), end]
+        messages = [*_as_messages(prompt), {"role": "assistant", "content": response}]
+        tokens = self._chat(messages, add_generation_prompt=False)
+        # What a template writes after the end token is never generated, so it is no part of the response.
+        if end in tokens[-4:]:
+            return tokens[: len(tokens) - tokens[::-1].index(end)]
+        return [*tokens, end]
+
+    def _plain(self, text: str) -> Tokens:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def _without_end(self, tokens: Tokens) -> Tokens:
+        return tokens[:-1] if tokens and tokens[-1] == self.tokenizer.eos_token_id else tokens
+
+    def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Tokens:
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                Problem(
+                    code="MS-213",
+                    what="the data has chat messages but the tokenizer has no chat template",
+                    where="model.name_or_path",
+                    wanted="an instruction-tuned model, or plain text prompts",
+                    remedy="take a model with a chat template, or turn the messages into text with data.template",
+                )
+            )
+        tokens: Any = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        )
+        return list(tokens)
+
+
+def _as_messages(prompt: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in prompt]
+
+
+def _common_prefix(first: Tokens, second: Tokens) -> int:
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))

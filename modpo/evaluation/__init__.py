@@ -1,0 +1,1 @@
+"""Measuring a trained point on held-out prompts."""

@@ -1,0 +1,168 @@
+"""One evaluation artefact per point: samples, held-out values with intervals, KL, J_w, and the exact comparison.
+
+    evaluation-<digest>/  samples.parquet   one row a sampled response
+                          prompts.parquet   per held-out prompt: mean of each objective and of the KL
+                          summary.json      what the ledger, Tune and the report show (docs/summary.md)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+import torch.distributed as dist
+
+from modpo.artifacts import digest_of, read_json, write_json, writing
+from modpo.config.spec import Work
+from modpo.config.tree import FunctionReward, SweepConfig
+from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
+from modpo.data.prepared import read_held_out
+from modpo.data.tokenize import load_tokenizer
+from modpo.evaluation.measure import Measured, Row, accuracy_rows, exact_rows, sampled_rows
+from modpo.ledger import point_dir
+from modpo.models import load_model
+from modpo.rewards.scorers import build_scorer
+from modpo.training.point import FINAL
+
+EVALUATION_VERSION = 1
+
+
+def evaluation_digest(config: SweepConfig) -> str:
+    """Changes with every setting that changes a measurement; the point itself is in the folder's path."""
+    rewards = [objective.model_dump(mode="json", exclude={"pairs"}) for objective in config.objectives]
+    return digest_of([EVALUATION_VERSION, config.evaluation.model_dump(mode="json"), rewards, config.seed])
+
+
+def evaluation_dir(work: Work) -> Path:
+    assert work.trial is not None
+    folder = point_dir(Path(work.run_dir), work.trial.trial_id)
+    return folder / f"evaluation-{evaluation_digest(work.config)}"
+
+
+def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
+    """Measures a trained point, prompts shared out over the ranks; returns the summary on every rank.
+
+    An evaluation that is already there is returned as it is.
+    """
+    folder = evaluation_dir(work)
+    if not folder.exists():
+        mine = _measure(work, rank=rank, world_size=world_size, device=device)
+        everyone: list[Any] = [None] * world_size
+        if world_size > 1:
+            dist.all_gather_object(everyone, mine)
+        else:
+            everyone = [mine]
+        if rank == 0:
+            _write(folder, work, *([row for part in everyone for row in part[kind]] for kind in range(3)))
+        if world_size > 1:
+            dist.barrier()
+    summary: dict[str, Any] = read_json(folder / "summary.json")
+    return summary
+
+
+def _measure(work: Work, *, rank: int, world_size: int, device: torch.device) -> tuple[list[Row], list[Row], list[Row]]:
+    """(samples, pair accuracies, exact comparisons) of this rank's share."""
+    assert work.trial is not None
+    prepared = Path(work.inputs.prepared)
+    base = load_model(work.config.model, path=work.inputs.start_model).to(device)
+    tokenizer = load_tokenizer(str(prepared / "tokenizer"))
+    scorers = {
+        o.name: build_scorer(work.config, o, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id)
+        for o in work.config.objectives
+    }
+    policy = point_dir(Path(work.run_dir), work.trial.trial_id) / FINAL
+    measured = Measured(work, base, policy, tokenizer, scorers)
+    prompts = list(enumerate(read_held_out(prepared, limit=work.config.evaluation.num_prompts)))[rank::world_size]
+    return (
+        sampled_rows(measured, prompts),
+        accuracy_rows(measured, share=slice(rank, None, world_size)),
+        exact_rows(measured, prompts) if work.config.evaluation.enumerate else [],
+    )
+
+
+def _write(folder: Path, work: Work, samples: list[Row], accuracies: list[Row], exact: list[Row]) -> None:
+    samples = sorted(samples, key=lambda row: row["prompt_number"])
+    prompts = _by_prompt(samples, work.config.objective_names)
+    summary = summarise(work, samples, prompts, accuracies, exact)
+    with writing(folder, {"stage": "evaluation", "version": EVALUATION_VERSION}) as aside:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(samples), aside / "samples.parquet")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(prompts), aside / "prompts.parquet")
+        write_json(aside / "summary.json", summary)
+
+
+def summarise(
+    work: Work, samples: Sequence[Row], prompts: Sequence[Row], accuracies: Sequence[Row], exact: Sequence[Row]
+) -> dict[str, Any]:
+    """Means with intervals over prompts. Objective values, KL and J_w are in declared reward units and nats."""
+    assert work.trial is not None
+    config, trial = work.config, work.trial
+    values = np.array([[row[name] for name in config.objective_names] for row in prompts])
+    kl = np.array([row["kl"] for row in prompts])
+    summary: dict[str, Any] = {
+        "objectives": {
+            name: _mean(values[:, column], config).as_dict() for column, name in enumerate(config.objective_names)
+        },
+        "kl": _mean(kl, config).as_dict(),
+        "kl_k1": float(np.mean([row["kl_k1"] for row in samples])),
+        "j_w": _mean(values @ np.array(trial.weights) - trial.beta * kl, config).as_dict(),
+        "pair_accuracy": _pair_accuracy(accuracies, config),
+        "self_scored": [o.name for o in config.objectives if not isinstance(o.reward, FunctionReward)],
+        "num_prompts": len(prompts),
+        "num_samples": len(samples),
+        "truncated": float(np.mean([row["truncated"] for row in samples])),
+        "length": float(np.mean([row["length"] for row in samples])),
+        "distinct_n": distinct_bigrams([row["response"] for row in samples]),
+    }
+    if exact:
+        columns = [name for name in exact[0] if name != "prompt_number"]
+        means = {name: float(np.mean([row[name] for row in exact])) for name in columns}
+        summary |= {name: means[name] for name in columns if not name.startswith("exact_")}
+        summary["exact_objectives"] = {name: means[f"exact_{name}"] for name in config.objective_names}
+    return summary
+
+
+def distinct_bigrams(responses: Sequence[str]) -> float:
+    """Distinct word pairs over all word pairs: near 0 where a policy says the same thing again and again."""
+    pairs = Counter(pair for words in map(str.split, responses) for pair in zip(words, words[1:], strict=False))
+    return len(pairs) / max(1, pairs.total())
+
+
+def _by_prompt(samples: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    grouped: dict[int, list[Row]] = defaultdict(list)
+    for row in samples:
+        grouped[row["prompt_number"]].append(row)
+    return [
+        {"prompt_number": number, **{key: float(np.mean([row[key] for row in rows])) for key in (*names, "kl")}}
+        for number, rows in sorted(grouped.items())
+    ]
+
+
+def _pair_accuracy(accuracies: Sequence[Row], config: SweepConfig) -> dict[str, dict[str, float]]:
+    """Share of held-out pairs ordered as labelled, for each objective that has pairs; prompts are resampled."""
+    grouped: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in accuracies:
+        grouped[row["objective"]][row["prompt"]].append(row["correct"])
+    result: dict[str, dict[str, float]] = {}
+    for name, by_prompt in sorted(grouped.items()):
+        totals = np.array([[sum(values), len(values)] for values in by_prompt.values()])
+        result[name] = bootstrap(
+            totals,
+            lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()),
+            seed=config.seed,
+            level=config.evaluation.level,
+            resamples=config.evaluation.bootstrap_resamples,
+        ).as_dict()
+    return result
+
+
+def _mean(values_P: Any, config: SweepConfig) -> Estimate:
+    evaluation = config.evaluation
+    return bootstrap_mean(
+        values_P, seed=config.seed, level=evaluation.level, resamples=evaluation.bootstrap_resamples
+    )

@@ -1,0 +1,196 @@
+"""What one rank measures of a trained policy on its share of the held-out prompts: plain rows, nothing averaged yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from modpo.annotate import pair_completions
+from modpo.config.spec import Work
+from modpo.core.exact import compare_with_exact
+from modpo.core.logps import response_logps, sampled_kl
+from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs
+from modpo.data.tokenize import Encoder
+from modpo.evaluation.generate import sample_responses
+from modpo.models import TrainedModel, completion_logps, make_sequences, sequence_logits, to_device, trained_model
+from modpo.rewards.base import Completion, RewardScorer
+from modpo.rewards.scorers import import_function
+from modpo.training.batches import LOGPS_COLUMNS
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The models and settings of one measurement."""
+
+    work: Work
+    base: PreTrainedModel
+    policy_folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    scorers: dict[str, RewardScorer]
+
+    def trained(self) -> AbstractContextManager[TrainedModel]:
+        """The policy for a block; scorers use the base model, so they run outside of it."""
+        return trained_model(self.base, self.work.config.model, self.policy_folder)
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def units(self) -> NDArray[np.float64]:
+        return np.array([objective.unit for objective in self.work.config.objectives])
+
+
+def sampled_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]]) -> list[Row]:
+    """One row for each sample of these numbered prompts: texts, rewards in declared units, KL, length.
+
+    The random seed of a sample depends on the run's seed and the first prompt of the share only.
+    """
+    evaluation, config = measured.work.config.evaluation, measured.work.config
+    numbered = [(number, prompt) for number, prompt in prompts for _ in range(evaluation.samples_per_prompt)]
+    if not numbered:
+        return []
+    with measured.trained() as trained:
+        samples = sample_responses(
+            trained.policy,
+            measured.tokenizer,
+            [prompt.prompt_ids for _, prompt in numbered],
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            seed=config.seed * 100_003 + numbered[0][0],
+        )
+        completions = [
+            Completion(
+                prompt.prompt,
+                measured.tokenizer.decode(sample.response_ids, skip_special_tokens=True),
+                prompt.prompt_ids,
+                sample.response_ids,
+            )
+            for (_, prompt), sample in zip(numbered, samples, strict=True)
+        ]
+        kl_k1, kl_exact, reference_logps = _kl(measured, trained, completions)
+    rewards = {
+        name: scorer.score(completions, reference_logps=reference_logps) / unit
+        for (name, scorer), unit in zip(measured.scorers.items(), measured.units, strict=True)
+    }
+    return [
+        {
+            "prompt_number": number,
+            "prompt": prompt.prompt if isinstance(prompt.prompt, str) else repr(prompt.prompt),
+            "response": completion.response,
+            "length": len(sample.response_ids),
+            "truncated": sample.truncated,
+            "kl": float(kl_exact[row]),
+            "kl_k1": float(kl_k1[row]),
+            **{name: float(values[row]) for name, values in rewards.items()},
+        }
+        for row, ((number, prompt), completion, sample) in enumerate(zip(numbered, completions, samples, strict=True))
+    ]
+
+
+@torch.no_grad()
+def _kl(
+    measured: Measured, trained: TrainedModel, completions: Sequence[Completion]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(k1, exact per-token KL, reference log-probability) of each sampled completion.
+
+    Policy and reference score the same padded batches; an adapter is switched off for the second pass.
+    """
+    count, size = len(completions), measured.work.config.evaluation.batch_size
+    k1, exact, logps = np.empty(count), np.empty(count), np.empty(count)
+    order = np.argsort([len(c.prompt_ids) + len(c.response_ids) for c in completions], kind="stable")
+    for start in range(0, count, size):
+        rows = order[start : start + size]
+        batch = to_device(
+            make_sequences(
+                [completions[r].prompt_ids for r in rows],
+                [completions[r].response_ids for r in rows],
+                pad_token_id=measured.pad_token_id,
+            ),
+            measured.base.device,
+        )
+        policy_logits = sequence_logits(trained.policy, batch)
+        with trained.reference() as reference:
+            reference_logits = sequence_logits(reference, batch)
+        batch_k1, batch_exact = sampled_kl(policy_logits, reference_logits, batch.labels)
+        k1[rows], exact[rows] = batch_k1.cpu().numpy(), batch_exact.cpu().numpy()
+        logps[rows] = response_logps(reference_logits, batch.labels).cpu().numpy()
+    return k1, exact, logps
+
+
+def accuracy_rows(measured: Measured, *, share: slice) -> list[Row]:
+    """For each held-out pair of every objective: does the trained policy's implicit reward prefer the chosen side?"""
+    prepared = Path(measured.work.inputs.prepared)
+    pairs = read_pairs(prepared, split="eval")[share]
+    if not pairs:
+        return []
+    stored = read_columns(Path(measured.work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)
+    completions = [completion for pair in pairs for completion in pair_completions(pair)]
+    with measured.trained() as trained:
+        logps = _completion_logps(measured, trained.policy, completions).reshape(-1, 2)
+    gaps = (logps[:, 0] - stored[LOGPS_COLUMNS[0]]) - (logps[:, 1] - stored[LOGPS_COLUMNS[1]])
+    return [
+        # A tie, such as an untrained policy has everywhere, is half right.
+        {"objective": pair.objective, "prompt": repr(pair.prompt), "correct": 0.5 if gap == 0 else float(gap > 0)}
+        for pair, gap in zip(pairs, gaps, strict=True)
+    ]
+
+
+def exact_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]]) -> list[Row]:
+    """Comparison with the exact optimum for each prompt whose answers can be enumerated."""
+    config, trial = measured.work.config, measured.work.trial
+    assert config.evaluation.enumerate is not None and trial is not None
+    enumerate_answers: Callable[[Any], list[str]] = import_function(config.evaluation.enumerate)
+    encoder = Encoder(measured.tokenizer, config.data)
+    spaces = [_space(encoder, prompt, enumerate_answers(prompt.prompt)) for _, prompt in prompts]
+    flat = [completion for space in spaces for completion in space]
+    with measured.trained() as trained:
+        policy_logps = _completion_logps(measured, trained.policy, flat)
+        with trained.reference() as reference:
+            reference_logps = _completion_logps(measured, reference, flat)
+    rewards = np.stack([s.score(flat, reference_logps=reference_logps) for s in measured.scorers.values()], axis=-1)
+    borders = np.cumsum([len(space) for space in spaces])[:-1]
+    parts = (np.split(values, borders) for values in (policy_logps, reference_logps, rewards / measured.units))
+    rows: list[Row] = []
+    for (number, _), logps, reference_part, values in zip(prompts, *parts, strict=True):
+        found = compare_with_exact(logps, reference_part, values, weights=np.array(trial.weights), beta=trial.beta)
+        rows.append(
+            {
+                "prompt_number": number,
+                "kl_to_exact": found.kl_to_exact,
+                "kl_exact_to_reference": found.kl_exact_to_reference,
+                "outside_mass": found.outside_mass,
+                **{f"exact_{name}": float(v) for name, v in zip(measured.scorers, found.exact_values, strict=True)},
+            }
+        )
+    return rows
+
+
+def _space(encoder: Encoder, prompt: HeldOutPrompt, answers: Sequence[str]) -> list[Completion]:
+    tokens = [encoder.response(prompt.prompt, answer) for answer in answers]
+    return [
+        Completion(prompt.prompt, answer, tuple(prompt_ids), tuple(response_ids))
+        for answer, (prompt_ids, response_ids) in zip(answers, tokens, strict=True)
+    ]
+
+
+def _completion_logps(
+    measured: Measured, model: PreTrainedModel, completions: Sequence[Completion]
+) -> NDArray[np.float64]:
+    return completion_logps(
+        model,
+        [c.prompt_ids for c in completions],
+        [c.response_ids for c in completions],
+        batch_size=measured.work.config.evaluation.batch_size,
+        pad_token_id=measured.pad_token_id,
+    )

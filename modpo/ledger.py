@@ -1,0 +1,76 @@
+"""The run's own truth: one small JSON for each Pareto point. Tune's state is never read back.
+
+    RUN/points/<trial_id>/point.json       status, spec, progress, result or root cause
+                          checkpoints/     resumable state (training.checkpoint)
+                          final/           trained adapter or model
+                          evaluation-*/    held-out measurement, one artefact per evaluation setting
+                          metrics.jsonl    one row every logging_steps
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from modpo.artifacts import read_json, write_json
+from modpo.config.spec import TrialSpec
+from modpo.config.tree import Frozen
+
+Status = Literal["pending", "running", "finished", "failed"]
+
+
+class PointRecord(Frozen):
+    """Everything the ledger knows about one point.
+
+    Attributes:
+        device_seconds: wall-clock seconds times devices, summed over all attempts.
+        error: one-line root cause of a failed point.
+        final: folder of the trained adapter or model, relative to the run.
+        evaluation: folder of the newest evaluation, relative to the run.
+        result: the evaluation's summary, as documented in docs/summary.md.
+    """
+
+    spec: TrialSpec
+    status: Status = "pending"
+    attempts: int = 0
+    step: int = 0
+    num_steps: int = 0
+    device_seconds: float = 0.0
+    updated_at: float = 0.0
+    error: str = ""
+    final: str = ""
+    evaluation: str = ""
+    result: dict[str, Any] | None = None
+
+
+def point_dir(run_dir: Path, trial_id: str) -> Path:
+    return run_dir / "points" / trial_id
+
+
+def read_point(run_dir: Path, trial_id: str) -> PointRecord | None:
+    """The record of a point, or None where the point was never started."""
+    try:
+        return PointRecord.model_validate(read_json(point_dir(run_dir, trial_id) / "point.json"))
+    except FileNotFoundError:
+        return None
+
+
+def write_point(run_dir: Path, record: PointRecord) -> None:
+    stamped = record.model_copy(update={"updated_at": time.time()})
+    write_json(point_dir(run_dir, record.spec.trial_id) / "point.json", stamped.model_dump(mode="json"))
+
+
+def update_point(run_dir: Path, trial: TrialSpec, **changes: Any) -> PointRecord:
+    """Writes the record with some fields replaced. One worker group holds a point at a time, so writes never race."""
+    record = read_point(run_dir, trial.trial_id) or PointRecord(spec=trial)
+    changed = record.model_copy(update=changes)
+    write_point(run_dir, changed)
+    return changed
+
+
+def read_points(run_dir: Path) -> Iterator[PointRecord]:
+    """All records of a run, in the order of their trial ids."""
+    for path in sorted((run_dir / "points").glob("*/point.json")):
+        yield PointRecord.model_validate(read_json(path))

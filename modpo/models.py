@@ -1,0 +1,183 @@
+"""Causal language models: loading, adapters, and the padded forward pass that every log-probability comes from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from modpo.config.tree import LoraConfig, ModelConfig
+from modpo.core.batch import IGNORED_LABEL, PairLogps, SequenceBatch
+from modpo.core.logps import response_logps
+from modpo.errors import InputError, Problem
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+POLICY_ADAPTER = "default"
+
+Tokens = Sequence[int]
+
+
+def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedModel:
+    """The start model (or another of its kind at `path`), frozen weights in the config's dtype, in eval mode.
+
+    Raises:
+        InputError: it cannot be loaded as a causal language model.
+    """
+    name = path or config.name_or_path
+    try:
+        # A config object of its own: transformers writes the attention kernel into it, and would share it.
+        model_config = copy.deepcopy(AutoConfig.from_pretrained(name, revision=config.revision))
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=config.revision,
+            config=model_config,
+            dtype=DTYPES[config.dtype],
+            attn_implementation=config.attn_implementation,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            Problem(
+                code="MS-161",
+                what="the model cannot be loaded",
+                where="model.name_or_path",
+                got=" ".join(str(error).split())[:200],
+                wanted="a causal language model, on disk or on a hub that this machine can reach",
+                remedy="check the name and the network, or give a local folder",
+            )
+        ) from error
+    return model.eval()
+
+
+def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> PeftModel:
+    """A fresh LoRA adapter whose B matrices are zero: the policy starts at the reference.
+
+    The adapter's weights are float32 whatever the model's dtype: they are their own master copy.
+    """
+    targets: Any = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    torch.manual_seed(seed)
+    return get_peft_model(
+        model,
+        PeftLoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by r; fractions are fine
+            lora_dropout=lora.lora_dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        ),
+        adapter_name=POLICY_ADAPTER,
+    )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained policy and the reference it started from; `reference` switches an adapter off for a block."""
+
+    policy: PreTrainedModel
+    reference: Callable[[], AbstractContextManager[PreTrainedModel]]
+
+
+@contextmanager
+def trained_model(base: PreTrainedModel, config: ModelConfig, folder: Path) -> Iterator[TrainedModel]:
+    """What a training left in `folder`, for the length of a block in which `base` must not be used otherwise.
+
+    An adapter is put into `base` and taken out again; a full model is loaded beside it.
+    """
+    if not is_adapter(folder):
+        yield TrainedModel(load_model(config, path=str(folder)).to(base.device), lambda: nullcontext(base))
+        return
+    wrapped = PeftModel.from_pretrained(base, str(folder), adapter_name=POLICY_ADAPTER, is_trainable=False).eval()
+
+    @contextmanager
+    def without_adapter() -> Iterator[PreTrainedModel]:
+        with wrapped.disable_adapter():
+            yield base
+
+    try:
+        # The base with adapter layers inside: it generates and scores like any other model.
+        yield TrainedModel(base, without_adapter)
+    finally:
+        wrapped.unload()
+
+
+def save_trained(module: torch.nn.Module, folder: Path, parameters: dict[str, Tensor]) -> None:
+    """Writes trained parameters (full float32, by name) in Hugging Face's layout.
+
+    An adapter keeps its float32; a full model is written in its own dtype.
+    """
+    assert isinstance(module, PeftModel | PreTrainedModel), f"cannot save a {type(module).__name__}"
+    if isinstance(module, PeftModel):
+        module.save_pretrained(str(folder), state_dict=parameters)
+    else:
+        module.save_pretrained(folder, state_dict={name: t.to(module.dtype) for name, t in parameters.items()})
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def make_sequences(prompts: Sequence[Tokens], responses: Sequence[Tokens], *, pad_token_id: int) -> SequenceBatch:
+    """Right-padded rows `[prompt | response]`, labels on the response."""
+    length = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    shape = (len(prompts), length)
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED_LABEL, dtype=torch.long)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        input_ids[row, :end] = torch.tensor([*prompt, *response])
+        attention_mask[row, :end] = 1
+        labels[row, len(prompt) : end] = input_ids[row, len(prompt) : end]
+    return SequenceBatch(input_ids, attention_mask, labels)
+
+
+def sequence_logits(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
+    """One forward pass: (N, T, V) logits."""
+    output: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    return output
+
+
+def sequence_logps(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
+    """Response log-probabilities (N,), float64 nats: the one way by which policy, reference and margins are scored."""
+    return response_logps(sequence_logits(model, batch), batch.labels)
+
+
+def pair_logps(model: torch.nn.Module, batch: SequenceBatch) -> PairLogps:
+    """Log-probabilities of B pairs from one forward over their 2B sequences, chosen first."""
+    chosen, rejected = sequence_logps(model, batch).chunk(2)
+    return PairLogps(chosen, rejected)
+
+
+@torch.no_grad()
+def completion_logps(
+    model: torch.nn.Module,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    *,
+    batch_size: int,
+    pad_token_id: int,
+) -> NDArray[np.float64]:
+    """Response log-probabilities of any number of completions, in the order given; scored longest first."""
+    device = next(model.parameters()).device
+    lengths = np.array([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)])
+    order = np.argsort(-lengths, kind="stable")
+    logps = np.empty(len(lengths))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = make_sequences([prompts[r] for r in rows], [responses[r] for r in rows], pad_token_id=pad_token_id)
+        logps[rows] = sequence_logps(model, to_device(batch, device)).cpu().numpy()
+    return logps
+
+
+def to_device(batch: SequenceBatch, device: torch.device) -> SequenceBatch:
+    return SequenceBatch(*(t.to(device) for t in (batch.input_ids, batch.attention_mask, batch.labels)))

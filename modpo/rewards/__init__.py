@@ -1,0 +1,1 @@
+"""Reward scorers: what turns a completion into a number, higher is better."""

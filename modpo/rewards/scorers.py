@@ -1,0 +1,107 @@
+"""The kinds of reward: a Python function on texts, and the implicit reward of a DPO model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from modpo.config.spec import StageInputs
+from modpo.config.tree import FunctionReward, ModelConfig, ObjectiveConfig, SweepConfig
+from modpo.errors import InputError, Problem
+from modpo.models import completion_logps, trained_model
+from modpo.rewards.base import Completion, RewardScorer, finite
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """`f(prompts, responses)` over the whole batch; `sign` is -1 for an objective to be minimised."""
+
+    objective: str
+    function: Callable[[list[Any], list[str]], Any]
+    sign: float
+
+    def score(
+        self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        prompts, responses = [c.prompt for c in completions], [c.response for c in completions]
+        return self.sign * finite(self.objective, self.function(prompts, responses), len(completions))
+
+
+@dataclass(frozen=True)
+class ImplicitScorer:
+    """beta_j [log pi_j(y|x) - log pi_ref(y|x)], in raw units: beta_j is the one that pi_j was trained with."""
+
+    objective: str
+    base: PreTrainedModel
+    config: ModelConfig
+    folder: Path
+    raw_beta: float
+    batch_size: int
+    pad_token_id: int
+
+    def score(
+        self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        with trained_model(self.base, self.config, self.folder) as trained:
+            logps = completion_logps(
+                trained.policy,
+                [c.prompt_ids for c in completions],
+                [c.response_ids for c in completions],
+                batch_size=self.batch_size,
+                pad_token_id=self.pad_token_id,
+            )
+        return finite(self.objective, self.raw_beta * (logps - reference_logps), len(completions))
+
+
+def build_scorer(
+    config: SweepConfig,
+    objective: ObjectiveConfig,
+    inputs: StageInputs,
+    *,
+    base: PreTrainedModel,
+    pad_token_id: int,
+) -> RewardScorer:
+    """The scorer that the config declares, or the implicit reward of the objective's own vertex."""
+    if isinstance(objective.reward, FunctionReward):
+        sign = 1.0 if objective.direction == "maximize" else -1.0
+        return FunctionScorer(objective.name, import_function(objective.reward.function), sign)
+    reward = config.implicit_reward(objective)
+    if reward is not None and reward.adapter is not None and reward.adapter_beta is not None:
+        folder, raw_beta = Path(reward.adapter), reward.adapter_beta
+    else:
+        # A vertex is trained at w = e_j, where z = s_j beta_j Delta log: its raw reward has that scale.
+        folder, raw_beta = Path(inputs.vertices[objective.name]), objective.unit * config.vertex_beta(objective)
+    return ImplicitScorer(
+        objective.name, base, config.model, folder, raw_beta, config.evaluation.batch_size, pad_token_id
+    )
+
+
+def import_function(dotted: str) -> Callable[..., Any]:
+    """Imports `module:function`; only workers that score call this.
+
+    Raises:
+        InputError: the module fails to import or lacks the function.
+    """
+    module, _, name = dotted.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            Problem(
+                code="MS-232",
+                what="a reward function cannot be imported on a worker",
+                where=dotted,
+                got=str(error),
+                wanted="an importable module:function",
+                remedy="install the package on every node, or ship it with the job's working_dir",
+            )
+        ) from error
+    imported: Callable[..., Any] = function
+    return imported

@@ -1,0 +1,1 @@
+"""The engine room: one training step and loop on DeepSpeed, in a plain process or under Ray alike."""

@@ -1,0 +1,82 @@
+"""Annotated pairs and texts as batches of tensors, chosen by row index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch, SequenceBatch
+from modpo.data.prepared import ResponseText, TokenisedPair, read_columns, read_pairs
+from modpo.models import make_sequences, to_device
+
+LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
+
+
+def reward_columns(objective: str) -> tuple[str, str]:
+    """Names of an objective's columns in the rewards table."""
+    return f"{objective}_chosen", f"{objective}_rejected"
+
+
+@dataclass(frozen=True)
+class AnnotatedPairs:
+    """Pairs with their reference log-probabilities (R, 2) and raw margin rewards (R, 2, K), float64."""
+
+    pairs: list[TokenisedPair]
+    reference_logps: NDArray[np.float64]
+    margin_rewards: NDArray[np.float64]
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def batch(self, rows: Sequence[int], device: torch.device) -> PreferenceBatch:
+        pairs, index = [self.pairs[row] for row in rows], np.asarray(rows)
+        sequences = make_sequences(
+            [pair.prompt_ids for pair in pairs] * 2,
+            [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
+            pad_token_id=self.pad_token_id,
+        )
+        logps = torch.from_numpy(self.reference_logps[index]).to(device)
+        rewards = torch.from_numpy(self.margin_rewards[index]).to(device)
+        return PreferenceBatch(
+            to_device(sequences, device),
+            PairLogps(logps[:, 0], logps[:, 1]),
+            PairRewards(rewards[:, 0], rewards[:, 1]),
+        )
+
+
+def read_annotated(
+    prepared: Path, reference: Path, rewards: Path | None, *, objective: str, names: Sequence[str], pad_token_id: int
+) -> AnnotatedPairs:
+    """The primary objective's training pairs joined with the annotation by pair_id.
+
+    Args:
+        rewards: the rewards table, or None for plain DPO (a vertex), whose margin is zero by definition.
+        names: all objectives, in the order of the weight vector.
+    """
+    pairs = read_pairs(prepared, split="train", objective=objective)
+    ids = [pair.pair_id for pair in pairs]
+    logps = read_columns(reference, ids, LOGPS_COLUMNS)
+    margin_rewards = np.zeros((len(pairs), 2, len(names)))
+    if rewards is not None:
+        columns = [column for name in names for column in reward_columns(name)]
+        values = read_columns(rewards, ids, tuple(columns))
+        margin_rewards = np.stack([values[column] for column in columns], axis=-1).reshape(len(pairs), len(names), 2)
+        margin_rewards = margin_rewards.transpose(0, 2, 1)
+    return AnnotatedPairs(pairs, np.stack([logps[c] for c in LOGPS_COLUMNS], axis=-1), margin_rewards, pad_token_id)
+
+
+def text_batch(
+    texts: Sequence[ResponseText], rows: Sequence[int], *, pad_token_id: int, device: torch.device
+) -> SequenceBatch:
+    """Prompt and response rows for supervised fine-tuning."""
+    chosen = [texts[row] for row in rows]
+    sequences = make_sequences(
+        [text.prompt_ids for text in chosen], [text.response_ids for text in chosen], pad_token_id=pad_token_id
+    )
+    return to_device(sequences, device)

@@ -1,0 +1,138 @@
+"""The training loop: batches in order, micro-batches, hooks. It knows no objective, no Ray and no DeepSpeed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from modpo.config.tree import OptimisationConfig
+from modpo.errors import Problem, TrialError
+from modpo.training.checkpoint import Checkpoints, TrainingState
+from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
+from modpo.training.step import MicroBatch, TrainEngine
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands after a step: the step counted from 1, and the metrics averaged over ranks."""
+
+    step: int
+    num_steps: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Periodic work after every `every` steps and after the last; `run` returns True to end the training early."""
+
+    every: int
+    run: Callable[[Progress], bool]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything a loop needs beside its engine."""
+
+    settings: OptimisationConfig
+    micro_batch: MicroBatch
+    num_rows: int
+    seed: int
+    checkpoints: Checkpoints
+    hooks: Sequence[Hook] = ()
+
+
+def train(engine: TrainEngine, training: Training) -> int:
+    """Trains from the newest valid checkpoint, or from the start, to the end. Returns the last step.
+
+    Raises:
+        TrialError: a loss or gradient is not finite.
+    """
+    settings = training.settings
+    per_rank = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    global_batch_size = per_rank * engine.world_size
+    num_steps = num_optimiser_steps(settings, num_rows=training.num_rows, global_batch_size=global_batch_size)
+    order = SampleOrder(training.num_rows, seed=training.seed)
+    step = first = resume(engine, training.checkpoints)
+    engine.model.train()
+    while step < num_steps:
+        rows = order.indices(step * global_batch_size, global_batch_size)
+        rate = learning_rate(settings, step=step, num_steps=num_steps)
+        started = time.perf_counter()
+        metrics = _optimiser_step(engine, training, rows, rate)
+        step += 1
+        metrics |= {"optim/lr": rate, "perf/step_s": time.perf_counter() - started}
+        _refuse_non_finite(metrics, step, rows)
+        if _run_hooks(training.hooks, Progress(step, num_steps, metrics)):
+            break
+        if step % settings.save_steps == 0 and step < num_steps:
+            save(engine, training.checkpoints, step)
+    if step > first:
+        save(engine, training.checkpoints, step)
+    return step
+
+
+def resume(engine: TrainEngine, checkpoints: Checkpoints) -> int:
+    """Loads the newest valid checkpoint into the engine; returns its step, 0 where there is none."""
+    folder = checkpoints.newest_valid()
+    if folder is None:
+        return 0
+    state = checkpoints.load(folder)
+    engine.load(state.parameters, state.moments, num_steps=state.step)
+    return state.step
+
+
+def save(engine: TrainEngine, checkpoints: Checkpoints, step: int) -> None:
+    checkpoints.save(TrainingState(step, engine.parameters(), engine.moments()))
+
+
+def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> Metrics:
+    """All micro-batches of one global batch; the ranks take turns, so world size does not change what is trained on."""
+    size, accumulation = training.settings.per_device_train_batch_size, training.settings.gradient_accumulation_steps
+    totals: dict[str, Tensor] = {}
+    for micro in range(accumulation):
+        first = (micro * engine.world_size + engine.rank) * size
+        result = training.micro_batch(engine.model, rows[first : first + size])
+        engine.micro_step(result.loss, learning_rate=rate)
+        for name, value in result.metrics.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value / accumulation
+    return {**_mean_over_ranks(totals, engine.world_size), "optim/grad_norm": engine.grad_norm()}
+
+
+def _mean_over_ranks(totals: dict[str, Tensor], world_size: int) -> Metrics:
+    """One small all-reduce a step; every rank sees the same numbers and so takes the same decisions."""
+    values = torch.stack([value.double() for value in totals.values()])
+    if world_size > 1:
+        dist.all_reduce(values)
+        values /= world_size
+    return dict(zip(totals, values.tolist(), strict=True))
+
+
+def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
+    bad = [name for name in ("loss", "optim/grad_norm") if not math.isfinite(metrics[name])]
+    if bad:
+        raise TrialError(
+            Problem(
+                code="MS-501",
+                what=f"{' and '.join(bad)} not finite at step {step}",
+                where=f"rows {rows[:8]} of the training split",
+                wanted="finite numbers",
+                remedy="lower training.learning_rate, raise training.beta or the weight of the primary objective",
+            )
+        )
+
+
+def _run_hooks(hooks: Sequence[Hook], progress: Progress) -> bool:
+    stops = [
+        hook.run(progress)
+        for hook in hooks
+        if progress.step % hook.every == 0 or progress.step == progress.num_steps
+    ]
+    return any(stops)

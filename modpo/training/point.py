@@ -1,0 +1,147 @@
+"""Trains one Pareto point: start model, step-0 check, loop, final weights. Runs with or without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from modpo.artifacts import writing
+from modpo.config.spec import Work
+from modpo.config.tree import SweepConfig
+from modpo.core.losses import LossSettings
+from modpo.data.tokenize import load_tokenizer
+from modpo.errors import InternalError, Problem
+from modpo.ledger import point_dir
+from modpo.models import attach_adapter, load_model, pair_logps, save_trained
+from modpo.training.batches import AnnotatedPairs, read_annotated
+from modpo.training.checkpoint import Checkpoints
+from modpo.training.engine import DeepSpeedEngine
+from modpo.training.loop import Hook, Training, train
+from modpo.training.process_group import barrier
+from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_batch
+
+FINAL = "final"
+
+# Largest difference per response token between a log-probability in one batch layout and in another, in nats,
+# measured over the tiny models of the tests with a margin of ten: docs/concepts.md has the measurements.
+LOGPS_TOLERANCE_PER_TOKEN = {"float32": 2e-5, "bfloat16": 5e-2}
+
+
+def loss_settings(config: SweepConfig, work: Work) -> LossSettings:
+    assert work.trial is not None
+    return LossSettings(
+        weights=work.trial.weights,
+        units=tuple(objective.unit for objective in config.objectives),
+        primary=work.trial.primary,
+        beta=work.trial.beta,
+    )
+
+
+def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
+    """Trains the point of `work` to its end, from its newest valid checkpoint; returns the number of steps.
+
+    All ranks call it. The trained adapter (or model) is committed to `final/` in the point's directory.
+
+    Raises:
+        InternalError: the start model does not reproduce the cached reference log-probabilities.
+        TrialError: training diverged.
+    """
+    assert work.trial is not None, "a point needs a trial"
+    config, trial = work.config, work.trial
+    directory = point_dir(Path(work.run_dir), trial.trial_id)
+    data = _annotated_pairs(work)
+    settings = loss_settings(config, work)
+    engine = build_engine(config, work.inputs.start_model, seed=trial.seed)
+
+    def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
+        return preference_micro_batch(model, data.batch(rows, engine.device), settings)
+
+    try:
+        check_reference(engine, data, config)
+        steps = train(
+            engine,
+            Training(
+                settings=config.training,
+                micro_batch=micro_batch,
+                num_rows=len(data),
+                seed=trial.seed,
+                checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
+                hooks=hooks,
+            ),
+        )
+        save_final(engine, directory / FINAL, {"kind": "point", "trial_id": trial.trial_id, "step": steps})
+    finally:
+        engine.close()
+    return steps
+
+
+def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEngine:
+    """The policy at the reference weights, in training under DeepSpeed."""
+    model = load_model(config.model, path=start_model)
+    policy: torch.nn.Module = model
+    if config.model.lora is not None:
+        policy = attach_adapter(model, config.model.lora, seed=seed)
+    if config.training.gradient_checkpointing:
+        # The non-reentrant form needs no gradient at the input embeddings of a frozen base.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(seed)
+    return DeepSpeedEngine(policy, config.training)
+
+
+@torch.no_grad()
+def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConfig) -> float:
+    """The step-0 check: an untrained policy must give the cached reference log-probabilities.
+
+    Catches a wrong reference model, template, padding or adapter before any step is taken.
+
+    Returns:
+        The largest difference per response token, in nats.
+
+    Raises:
+        InternalError: it is beyond the tolerance of the dtype.
+    """
+    rows = list(range(min(len(data), config.training.per_device_train_batch_size)))
+    batch = data.batch(rows, engine.device)
+    engine.model.eval()
+    policy = pair_logps(engine.model, batch.sequences)
+    lengths = torch.tensor([[len(data.pairs[r].chosen_ids), len(data.pairs[r].rejected_ids)] for r in rows])
+    gap = torch.stack([policy.chosen - batch.reference.chosen, policy.rejected - batch.reference.rejected], -1)
+    worst = float((gap.abs().cpu() / lengths).max())
+    tolerance = LOGPS_TOLERANCE_PER_TOKEN[config.model.dtype]
+    if not worst <= tolerance:
+        raise InternalError(
+            Problem(
+                code="MS-602",
+                what="the start model does not reproduce its cached reference log-probabilities",
+                where="step 0",
+                got=f"a difference of {worst:.3g} nats per token",
+                wanted=f"at most {tolerance:g} in {config.model.dtype}",
+                remedy="delete the run's artifacts/reference-* folder if the model's files were changed by hand",
+            )
+        )
+    return worst
+
+
+def save_final(engine: TrainEngine, folder: Path, description: dict[str, object]) -> None:
+    """Commits the trained weights in Hugging Face's own layout; every rank calls it, rank 0 writes."""
+    parameters = engine.parameters()
+    if engine.rank == 0 and not folder.exists():
+        with writing(folder, description) as aside:
+            save_trained(engine.module, aside, parameters)
+    barrier()
+
+
+def _annotated_pairs(work: Work) -> AnnotatedPairs:
+    assert work.trial is not None
+    config, inputs, trial = work.config, work.inputs, work.trial
+    tokenizer = load_tokenizer(str(Path(inputs.prepared) / "tokenizer"))
+    return read_annotated(
+        Path(inputs.prepared),
+        Path(inputs.reference),
+        None if trial.is_vertex else Path(inputs.rewards),
+        objective=config.objective_names[trial.primary],
+        names=config.objective_names,
+        pad_token_id=tokenizer.pad_token_id,
+    )

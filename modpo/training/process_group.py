@@ -1,0 +1,35 @@
+"""torch.distributed for a plain process: a group of one, where nobody (Ray Train, torchrun) has made one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Uses the group that exists, or makes one from torchrun's environment, or a group of this process alone."""
+    if dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        # DeepSpeed reads its local rank from the environment.
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits for all ranks; nothing to wait for in a group of one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()

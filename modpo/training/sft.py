@@ -1,0 +1,74 @@
+"""Supervised fine-tuning of the start model: what every trial then starts from and is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from modpo.artifacts import writing
+from modpo.config.spec import Work
+from modpo.data.prepared import read_sft
+from modpo.data.tokenize import load_tokenizer, save_tokenizer
+from modpo.models import attach_adapter, load_model, save_trained
+from modpo.training.batches import text_batch
+from modpo.training.checkpoint import Checkpoints
+from modpo.training.engine import DeepSpeedEngine
+from modpo.training.loop import Hook, Training, train
+from modpo.training.process_group import barrier
+from modpo.training.step import MicroBatchResult, TrainEngine, sft_micro_batch
+
+
+def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
+    """Fine-tunes on the prepared texts; commits a full model with its tokenizer to `work.output`.
+
+    All ranks call it. Returns the number of steps.
+    """
+    config = work.config
+    assert config.sft is not None, "sft work needs an sft section"
+    model = load_model(config.model)
+    policy = model if config.sft.lora is None else attach_adapter(model, config.sft.lora, seed=config.seed)
+    tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
+    texts = read_sft(Path(work.inputs.prepared))
+    torch.manual_seed(config.seed)
+    engine: TrainEngine = DeepSpeedEngine(policy, config.sft)
+
+    def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
+        batch = text_batch(texts, rows, pad_token_id=tokenizer.pad_token_id, device=engine.device)
+        return sft_micro_batch(model, batch)
+
+    output = Path(work.output)
+    try:
+        steps = train(
+            engine,
+            Training(
+                settings=config.sft,
+                micro_batch=micro_batch,
+                num_rows=len(texts),
+                seed=config.seed,
+                checkpoints=Checkpoints(Path(work.run_dir) / "work" / work.work_id, engine.rank, barrier),
+                hooks=hooks,
+            ),
+        )
+        parameters = engine.parameters()
+        if engine.rank == 0 and not output.exists():
+            with writing(output, {"stage": "start_model", "step": steps}) as aside:
+                _save_start_model(engine.module, aside, parameters)
+                save_tokenizer(tokenizer, aside)
+        barrier()
+    finally:
+        engine.close()
+    return steps
+
+
+def _save_start_model(module: torch.nn.Module, folder: Path, parameters: dict[str, torch.Tensor]) -> None:
+    """A full model either way: an adapter is merged, so that trials put theirs on a plain base."""
+    if isinstance(module, PeftModel):
+        for name, parameter in module.named_parameters():
+            if name in parameters:
+                parameter.data.copy_(parameters[name])
+        module.merge_and_unload().save_pretrained(folder)
+    else:
+        save_trained(module, folder, parameters)
