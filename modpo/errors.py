@@ -110,3 +110,12 @@ def closest(name: str, known: Sequence[str]) -> str:
 
     matches = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def root_cause(error: BaseException) -> str:
+    """One line: the first problem of our own errors, or type and message of any other."""
+    if isinstance(error, ModpoError) and error.problems:
+        problem = error.problems[0]
+        details = "; ".join(text for text in (problem.where, problem.got, problem.remedy) if text)
+        return f"{problem.what} ({problem.code}; {details})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

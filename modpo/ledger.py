@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from modpo.artifacts import read_json, write_json
+from modpo.artifacts import digest_of, is_complete, read_json, write_json
 from modpo.config.spec import TrialSpec
-from modpo.config.tree import Frozen
+from modpo.config.tree import Frozen, SweepConfig
 
-Status = Literal["pending", "running", "finished", "failed"]
+Status = Literal["pending", "running", "trained", "finished", "failed"]
+
+EVALUATION_VERSION = 1
 
 
 class PointRecord(Frozen):
     """Everything the ledger knows about one point.
 
     Attributes:
+        status: a point is `trained` until its evaluation is there too; then it is `finished`.
         device_seconds: wall-clock seconds times devices, summed over all attempts.
         error: one-line root cause of a failed point.
         final: folder of the trained adapter or model, relative to the run.
@@ -43,6 +46,29 @@ class PointRecord(Frozen):
     final: str = ""
     evaluation: str = ""
     result: dict[str, Any] | None = None
+
+
+def final_dir(run_dir: Path, trial: TrialSpec) -> Path:
+    """Where a point's trained adapter or model stands."""
+    return point_dir(run_dir, trial.trial_id) / "final"
+
+
+def evaluation_dir(run_dir: Path, config: SweepConfig, trial: TrialSpec) -> Path:
+    """Where a point's evaluation stands; its digest changes with every setting that changes a measurement."""
+    rewards = [objective.model_dump(mode="json", exclude={"pairs"}) for objective in config.objectives]
+    digest = digest_of([EVALUATION_VERSION, config.evaluation.model_dump(mode="json"), rewards, config.seed])
+    return point_dir(run_dir, trial.trial_id) / f"evaluation-{digest}"
+
+
+def is_finished(run_dir: Path, config: SweepConfig, trial: TrialSpec) -> bool:
+    """Whether a point is trained and measured under the config's evaluation settings."""
+    record, folder = read_point(run_dir, trial.trial_id), evaluation_dir(run_dir, config, trial)
+    return (
+        record is not None
+        and record.status == "finished"
+        and record.evaluation == str(folder.relative_to(run_dir))
+        and is_complete(folder)
+    )
 
 
 def point_dir(run_dir: Path, trial_id: str) -> Path:

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, PairLogps, SequenceBatch
 from modpo.core.logps import response_logps
+from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,17 +47,34 @@ def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedMod
             attn_implementation=config.attn_implementation,
         )
     except (OSError, ValueError) as error:
-        raise InputError(
-            Problem(
-                code="MS-161",
-                what="the model cannot be loaded",
-                where="model.name_or_path",
-                got=" ".join(str(error).split())[:200],
-                wanted="a causal language model, on disk or on a hub that this machine can reach",
-                remedy="check the name and the network, or give a local folder",
-            )
-        ) from error
+        raise InputError(_not_loadable(str(error))) from error
     return model.eval()
+
+
+def check_loadable(config: ModelConfig) -> None:
+    """Loads the model's config and tokenizer, without its weights.
+
+    Raises:
+        InputError: one of them cannot be loaded, or the model is no causal language model.
+    """
+    load_tokenizer(config.name_or_path, config.revision)
+    try:
+        found = AutoConfig.from_pretrained(config.name_or_path, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise InputError(_not_loadable(str(error))) from error
+    if type(found) not in AutoModelForCausalLM._model_mapping:
+        raise InputError(_not_loadable(f"a {found.model_type} model"))
+
+
+def _not_loadable(reason: str) -> Problem:
+    return Problem(
+        code="MS-161",
+        what="the model cannot be loaded",
+        where="model.name_or_path",
+        got=" ".join(reason.split())[:200],
+        wanted="a causal language model, on disk or on a hub that this machine can reach",
+        remedy="check the name and the network, or give a local folder",
+    )
 
 
 def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> PeftModel:
@@ -108,6 +126,13 @@ def trained_model(base: PreTrainedModel, config: ModelConfig, folder: Path) -> I
         yield TrainedModel(base, without_adapter)
     finally:
         wrapped.unload()
+
+
+def plain_model(policy: torch.nn.Module) -> PreTrainedModel:
+    """The model inside a policy in training, adapter layers included: it generates like any other model."""
+    model = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    assert isinstance(model, PreTrainedModel), f"cannot sample from a {type(model).__name__}"
+    return model
 
 
 def save_trained(module: torch.nn.Module, folder: Path, parameters: dict[str, Tensor]) -> None:

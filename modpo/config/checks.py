@@ -132,6 +132,15 @@ def _check_implicit(config: SweepConfig, objective: ObjectiveConfig, where: str)
 
 def _check_weights(config: SweepConfig) -> Iterator[Problem]:
     names, weights = config.objective_names, config.sweep.weights
+    for key, values in (("weights.list", weights.list), ("betas", config.sweep.betas), ("seeds", config.sweep.seeds)):
+        if values is not None and not values:
+            yield Problem(
+                code="MS-136",
+                what="a list of the sweep is empty, so no point would be trained",
+                where=f"sweep.{key}",
+                wanted="at least one entry",
+                remedy="add an entry, or leave the key out",
+            )
     if len(names) < 2 or (config.sweep.primary != "auto" and config.sweep.primary not in names):
         return
     if (weights.lattice is None) == (weights.list is None):

@@ -30,16 +30,39 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> SweepConf
     Raises:
         InputError: all mistakes of the file, each with its config path and remedy.
     """
-    raw = _read_yaml(Path(path))
-    problems = [problem for override in overrides for problem in _apply_override(raw, override)]
-    config, found = _parse(raw)
-    problems += found
-    if config is not None:
-        problems += check_config(config)
+    config, problems = read_config(path, overrides=overrides)
     if problems:
         raise InputError(problems)
     assert config is not None, "a config without problems was parsed"
     return config
+
+
+def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> tuple[SweepConfig | None, list[Problem]]:
+    """The config as far as it can be read, and every problem of it: for callers that look for problems elsewhere too.
+
+    Raises:
+        InputError: the file cannot be read, or is not YAML.
+    """
+    raw = _read_yaml(Path(path))
+    problems = [problem for override in overrides for problem in _apply_override(raw, override)]
+    config, found = _parse(raw)
+    problems += found
+    checked = check_config(config) if config is not None else []
+    return config, [*problems, *(problem for problem in checked if not _follows_from(problem, found))]
+
+
+def override_config(config: SweepConfig, overrides: Sequence[str], *, storage_path: Path) -> SweepConfig:
+    """A stored config with overrides, at the place where its run now stands.
+
+    Raises:
+        InputError: all mistakes of the overrides.
+    """
+    raw = config.model_dump(mode="json") | {"storage_path": str(storage_path)}
+    problems = [problem for override in overrides for problem in _apply_override(raw, override)]
+    changed, found = _parse(raw)
+    if problems or found or changed is None:
+        raise InputError([*problems, *found])
+    return changed
 
 
 def parse_config(raw: dict[str, Any]) -> SweepConfig:
@@ -53,18 +76,30 @@ def config_schema() -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of keeping the last one."""
+    """SafeLoader that refuses a key given twice instead of keeping the last one; merge keys (`<<`) may be overridden."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Called before a mapping is constructed or merged: the only time when all its keys are its own."""
+        if node not in self._checked:
+            self._checked.add(node)
+            self._refuse_repeated_keys(node)
+        super().flatten_mapping(node)
+
+    def _refuse_repeated_keys(self, node: yaml.MappingNode) -> None:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
+            plain = isinstance(key_node, yaml.ScalarNode)
+            key = key_node.value if plain else None
+            if not plain or key in seen:
+                what = f"key {key!r} is given twice" if plain else "a key is not plain text"
                 raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, f"key {key!r} is given twice", key_node.start_mark
+                    "while reading a mapping", node.start_mark, what, key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -129,7 +164,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> Iterable[Problem]:
 
 def _child(node: Any, part: str) -> Any:
     slot = _slot(node, part)
-    return None if slot is None else node[slot]
+    if slot is None or (isinstance(node, dict) and slot not in node):
+        return None
+    return node[slot]
 
 
 def _slot(node: Any, part: str) -> str | int | None:
@@ -164,6 +201,11 @@ def _parse(raw: dict[str, Any]) -> tuple[SweepConfig | None, list[Problem]]:
             return None, problems
 
 
+def _follows_from(problem: Problem, faults: Sequence[Problem]) -> bool:
+    """Whether a check may only have seen that a faulty key below its own place was left out."""
+    return "." in problem.where and any(fault.where.startswith(f"{problem.where}.") for fault in faults)
+
+
 def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> Problem:
     keys = _keys(detail["loc"], raw)
     path, last = ".".join(str(key) for key in keys), str(keys[-1] if keys else "")
@@ -189,11 +231,12 @@ def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> Problem:
 
 
 def _keys(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str | int]:
-    """The location as the user wrote it: pydantic adds the tag of a discriminated union, which is no key."""
+    """The location as the user wrote it: pydantic adds the member of a union that it tried, which is no key."""
     keys: list[str | int] = []
     node: Any = raw
     for position, part in enumerate(loc):
-        if isinstance(node, dict) and node.get("type") == part and position < len(loc) - 1:
+        is_tag = isinstance(node, dict) and node.get("type") == part and position < len(loc) - 1
+        if is_tag or (isinstance(part, str) and not isinstance(node, dict)):
             continue
         keys.append(part)
         node = _child(node, str(part))

@@ -48,13 +48,14 @@ class Work(Frozen):
 
     Attributes:
         work_id: unique in the run; the same id is the same work, wherever and however often it starts.
-        kind: `sft` and `point` train, `reference` and `rewards` annotate one shard, `evaluate` measures a point.
+        kind: `sft` and `vertex` train; `point` trains where that is not done yet, then measures; `reference` and
+            `rewards` annotate one shard.
         output: folder (or point directory) that the work fills.
         shard: (index, count) of an annotation.
     """
 
     work_id: str
-    kind: Literal["sft", "reference", "rewards", "point", "evaluate"]
+    kind: Literal["sft", "reference", "rewards", "vertex", "point"]
     run_dir: str
     config: SweepConfig
     inputs: StageInputs

@@ -204,6 +204,19 @@ def _text(value: str, row: Row, column: str) -> str:
                 remedy="fill or remove the row",
             )
         )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            Problem(
+                code="MS-210",
+                what="the text has half of a surrogate pair, which is no character",
+                where=f"{row.where} ({column})",
+                got=f"U+{ord(value[error.start]):04X} at character {error.start}",
+                wanted="text that can be written as UTF-8",
+                remedy="mend the text where it was cut inside an emoji, or remove the row",
+            )
+        ) from error
     return value
 
 
@@ -223,9 +236,13 @@ def _messages(value: Any, row: Row, column: str) -> list[Message]:
 def _number(value: Any, row: Row, column: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(_type_problem(row, column, shown(value), "a number"))
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise InputError(_type_problem(row, column, shown(value), "a finite number"))
-    return float(value)
+    return number
 
 
 def _type_problem(row: Row, column: str, got: str, wanted: str) -> Problem:

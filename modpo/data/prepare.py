@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,60 +19,13 @@ import pyarrow
 import pyarrow.parquet
 
 from modpo.artifacts import write_json, writing
-from modpo.config.tree import SftConfig, SweepConfig
-from modpo.data.pairs import LoadedPairs, PreferencePair, Prompt, load_pairs, prompt_key, read_prompt, read_response
-from modpo.data.sources import read_rows
+from modpo.config.tree import SweepConfig
+from modpo.data.loading import LoadedData, held_out_prompts
+from modpo.data.pairs import prompt_key
 from modpo.data.tokenize import Encoder, load_tokenizer, save_tokenizer
 from modpo.errors import InputError, Problem
 
 PREPARE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """All text of a sweep, read and checked, before any token is made."""
-
-    objectives: dict[str, LoadedPairs]
-    sft: list[tuple[Prompt, str]]
-
-    @property
-    def pairs(self) -> Iterator[PreferencePair]:
-        for loaded in self.objectives.values():
-            yield from loaded.pairs
-
-
-def load_data(config: SweepConfig) -> LoadedData:
-    """Reads every source.
-
-    Raises:
-        InputError: all bad rows of all sources together.
-    """
-    objectives = {o.name: load_pairs(o, seed=config.seed) for o in config.objectives if o.pairs is not None}
-    problems = [problem for loaded in objectives.values() for problem in loaded.problems]
-    sft: list[tuple[Prompt, str]] = []
-    if config.sft is not None:
-        sft, found = _load_sft(config.sft)
-        problems += found
-    problems += _check_enough(objectives) if not problems else []
-    if problems:
-        raise InputError(problems)
-    return LoadedData(objectives, sft)
-
-
-def data_digest(data: LoadedData) -> str:
-    """Changes with any text, order or occurrence of any pair."""
-    digest = hashlib.sha256()
-    for pair in data.pairs:
-        digest.update(pair.pair_id.encode())
-    for prompt, response in data.sft:
-        digest.update(json.dumps([prompt, response]).encode())
-    return digest.hexdigest()[:16]
-
-
-def held_out_prompts(prompts: Iterable[str], *, fraction: float, seed: int) -> set[str]:
-    """A seeded share of the distinct prompts, at least one, chosen by hash: the order of the rows does not matter."""
-    ranked = sorted(set(prompts), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).hexdigest())
-    return set(ranked[: max(1, math.ceil(fraction * len(ranked)))])
 
 
 def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model_path: str) -> dict[str, Any]:
@@ -99,46 +50,6 @@ def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model
         save_tokenizer(tokenizer, aside / "tokenizer")
         write_json(aside / "counts.json", counts)
     return counts
-
-
-def _load_sft(sft: SftConfig) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
-    texts: list[tuple[Prompt, str]] = []
-    problems: list[Problem] = []
-    if sft.data is None:
-        return texts, problems
-    try:
-        for item in read_rows(sft.data):
-            if isinstance(item, Problem):
-                problems.append(item)
-                continue
-            try:
-                texts.append((read_prompt(item, sft.data.prompt), read_response(item, sft.data.response)))
-            except InputError as error:
-                problems += error.problems
-    except InputError as error:
-        problems += error.problems
-    return texts, problems
-
-
-def _check_enough(objectives: dict[str, LoadedPairs]) -> Iterator[Problem]:
-    for name, loaded in objectives.items():
-        if not loaded.pairs:
-            yield Problem(
-                code="MS-221",
-                what=f"objective {name!r} has no pairs left",
-                where="objectives",
-                got=", ".join(f"{count} {kind}" for kind, count in loaded.counts.as_dict().items()),
-                remedy="lower scored.min_gap, or give it data",
-            )
-    prompts = {prompt_key(pair.prompt) for loaded in objectives.values() for pair in loaded.pairs}
-    if prompts and len(prompts) < 2:
-        yield Problem(
-            code="MS-222",
-            what="all pairs have the same prompt, so none can be held out",
-            where="objectives",
-            wanted="at least two prompts",
-            remedy="give more prompts",
-        )
 
 
 def _pair_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:

@@ -83,7 +83,7 @@ def _parse_line(line: bytes, where: str) -> Row | Problem:
         )
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return _json_problem(where, str(error))
     return Row(where, values) if isinstance(values, dict) else _json_problem(where, f"a {type(values).__name__}")
 
@@ -102,7 +102,7 @@ def _json_problem(where: str, got: str) -> Problem:
 def _read_json(path: Path) -> Iterator[Row | Problem]:
     try:
         records = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(_json_problem(str(path), str(error))) from error
     if not isinstance(records, list):
         raise InputError(_json_problem(str(path), f"a {type(records).__name__} at the top level, not an array of rows"))

@@ -72,11 +72,12 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
         self.tokenizer = tokenizer
         self.template = data.template or "{prompt}"
+        self._writes_end = list(tokenizer("a")["input_ids"])[-1:] == [tokenizer.eos_token_id]
 
     def prompt_ids(self, prompt: Prompt) -> Tokens:
         """Tokens from which a response is generated."""
         if isinstance(prompt, str):
-            return self._without_end(self._plain(self._render(prompt)))
+            return self._plain(self._render(prompt))
         return self._chat(_as_messages(prompt), add_generation_prompt=True)
 
     def pair(self, prompt: Prompt, chosen: str, rejected: str) -> EncodedPair:
@@ -86,9 +87,12 @@ class Encoder:
         pair share one split, the earlier of the two, so that their log-probabilities condition on the same tokens.
         """
         prompt_ids = self.prompt_ids(prompt)
-        texts = [self._with_response(prompt, response) for response in (chosen, rejected)]
+        texts = [self._with_response(prompt, prompt_ids, response) for response in (chosen, rejected)]
         split = min(_common_prefix(prompt_ids, text) for text in texts)
-        split = max(split, 1)
+        if split == 0:
+            # The prompt is one token, and a response merges with it: apart, as generation sees them.
+            texts = [[*prompt_ids, *self._ended(self._plain(response))] for response in (chosen, rejected)]
+            split = max(len(prompt_ids), 1)
         return EncodedPair(texts[0][:split], texts[0][split:], texts[1][split:])
 
     def response(self, prompt: Prompt, response: str) -> tuple[Tokens, Tokens]:
@@ -99,22 +103,27 @@ class Encoder:
     def _render(self, prompt: str) -> str:
         return self.template.replace("{prompt}", prompt)
 
-    def _with_response(self, prompt: Prompt, response: str) -> Tokens:
-        end: int = self.tokenizer.eos_token_id
+    def _with_response(self, prompt: Prompt, prompt_ids: Tokens, response: str) -> Tokens:
         if isinstance(prompt, str):
-            return [*self._without_end(self._plain(self._render(prompt) + response)), end]
+            return self._ended(self._plain(self._render(prompt) + response))
         messages = [*_as_messages(prompt), {"role": "assistant", "content": response}]
         tokens = self._chat(messages, add_generation_prompt=False)
-        # What a template writes after the end token is never generated, so it is no part of the response.
-        if end in tokens[-4:]:
+        end: int = self.tokenizer.eos_token_id
+        # What a template writes after the end token is never generated, so it is no part of the response. An end
+        # token that belongs to the prompt is not the response's.
+        start = max(len(tokens) - 4, _common_prefix(prompt_ids, tokens))
+        if end in tokens[start:]:
             return tokens[: len(tokens) - tokens[::-1].index(end)]
-        return [*tokens, end]
+        return self._ended(tokens)
+
+    def _ended(self, tokens: Tokens) -> Tokens:
+        end: int = self.tokenizer.eos_token_id
+        return tokens if tokens[-1:] == [end] else [*tokens, end]
 
     def _plain(self, text: str) -> Tokens:
-        return list(self.tokenizer(text)["input_ids"])
-
-    def _without_end(self, tokens: Tokens) -> Tokens:
-        return tokens[:-1] if tokens and tokens[-1] == self.tokenizer.eos_token_id else tokens
+        """Tokens of a text without the end token that some tokenizers write after every text."""
+        tokens = list(self.tokenizer(text)["input_ids"])
+        return tokens[:-1] if self._writes_end else tokens
 
     def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Tokens:
         if self.tokenizer.chat_template is None:

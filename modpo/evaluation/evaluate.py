@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,22 @@ import pyarrow.parquet
 import torch
 import torch.distributed as dist
 
-from modpo.artifacts import digest_of, read_json, write_json, writing
+from modpo.artifacts import read_json, write_json, writing
 from modpo.config.spec import Work
 from modpo.config.tree import FunctionReward, SweepConfig
 from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
 from modpo.data.prepared import read_held_out
-from modpo.data.tokenize import load_tokenizer
-from modpo.evaluation.measure import Measured, Row, accuracy_rows, exact_rows, sampled_rows
-from modpo.ledger import point_dir
-from modpo.models import load_model
-from modpo.rewards.scorers import build_scorer
-from modpo.training.point import FINAL
-
-EVALUATION_VERSION = 1
-
-
-def evaluation_digest(config: SweepConfig) -> str:
-    """Changes with every setting that changes a measurement; the point itself is in the folder's path."""
-    rewards = [objective.model_dump(mode="json", exclude={"pairs"}) for objective in config.objectives]
-    return digest_of([EVALUATION_VERSION, config.evaluation.model_dump(mode="json"), rewards, config.seed])
-
-
-def evaluation_dir(work: Work) -> Path:
-    assert work.trial is not None
-    folder = point_dir(Path(work.run_dir), work.trial.trial_id)
-    return folder / f"evaluation-{evaluation_digest(work.config)}"
-
+from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows
+from modpo.ledger import EVALUATION_VERSION, evaluation_dir, final_dir
+from modpo.models import TrainedModel, trained_model
 
 def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
     """Measures a trained point, prompts shared out over the ranks; returns the summary on every rank.
 
     An evaluation that is already there is returned as it is.
     """
-    folder = evaluation_dir(work)
+    assert work.trial is not None
+    folder = evaluation_dir(Path(work.run_dir), work.config, work.trial)
     if not folder.exists():
         mine = _measure(work, rank=rank, world_size=world_size, device=device)
         everyone: list[Any] = [None] * world_size
@@ -69,20 +53,18 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
 def _measure(work: Work, *, rank: int, world_size: int, device: torch.device) -> tuple[list[Row], list[Row], list[Row]]:
     """(samples, pair accuracies, exact comparisons) of this rank's share."""
     assert work.trial is not None
-    prepared = Path(work.inputs.prepared)
-    base = load_model(work.config.model, path=work.inputs.start_model).to(device)
-    tokenizer = load_tokenizer(str(prepared / "tokenizer"))
-    scorers = {
-        o.name: build_scorer(work.config, o, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id)
-        for o in work.config.objectives
-    }
-    policy = point_dir(Path(work.run_dir), work.trial.trial_id) / FINAL
-    measured = Measured(work, base, policy, tokenizer, scorers)
-    prompts = list(enumerate(read_held_out(prepared, limit=work.config.evaluation.num_prompts)))[rank::world_size]
+    prepared, evaluation = Path(work.inputs.prepared), work.config.evaluation
+    measured = open_measured(work, device=device)
+    policy = final_dir(Path(work.run_dir), work.trial)
+    prompts = list(enumerate(read_held_out(prepared, limit=evaluation.num_prompts)))[rank::world_size]
+
+    def trained() -> AbstractContextManager[TrainedModel]:
+        return trained_model(measured.base, work.config.model, policy)
+
     return (
-        sampled_rows(measured, prompts),
-        accuracy_rows(measured, share=slice(rank, None, world_size)),
-        exact_rows(measured, prompts) if work.config.evaluation.enumerate else [],
+        sampled_rows(measured, prompts, trained=trained, samples_per_prompt=evaluation.samples_per_prompt),
+        accuracy_rows(measured, trained=trained, share=slice(rank, None, world_size)),
+        exact_rows(measured, prompts, trained=trained) if evaluation.enumerate else [],
     )
 
 

@@ -18,29 +18,28 @@ from modpo.config.spec import Work
 from modpo.core.exact import compare_with_exact
 from modpo.core.logps import response_logps, sampled_kl
 from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs
-from modpo.data.tokenize import Encoder
+from modpo.data.tokenize import Encoder, load_tokenizer
 from modpo.evaluation.generate import sample_responses
-from modpo.models import TrainedModel, completion_logps, make_sequences, sequence_logits, to_device, trained_model
+from modpo.models import TrainedModel, completion_logps, load_model, make_sequences, sequence_logits, to_device
 from modpo.rewards.base import Completion, RewardScorer
-from modpo.rewards.scorers import import_function
+from modpo.rewards.scorers import build_scorer, import_function
 from modpo.training.batches import LOGPS_COLUMNS
 
 Row = dict[str, Any]
 
 
+Trained = Callable[[], AbstractContextManager[TrainedModel]]
+"""Opens the policy for a block. Scorers use the base model, so they run outside of it."""
+
+
 @dataclass(frozen=True)
 class Measured:
-    """The models and settings of one measurement."""
+    """The models and settings of one measurement; `scorers` by objective, in the order of the weights."""
 
     work: Work
     base: PreTrainedModel
-    policy_folder: Path
     tokenizer: PreTrainedTokenizerBase
     scorers: dict[str, RewardScorer]
-
-    def trained(self) -> AbstractContextManager[TrainedModel]:
-        """The policy for a block; scorers use the base model, so they run outside of it."""
-        return trained_model(self.base, self.work.config.model, self.policy_folder)
 
     @property
     def pad_token_id(self) -> int:
@@ -51,18 +50,31 @@ class Measured:
         return np.array([objective.unit for objective in self.work.config.objectives])
 
 
-def sampled_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]]) -> list[Row]:
+def open_measured(work: Work, *, device: torch.device) -> Measured:
+    """Loads the start model and builds every objective's scorer."""
+    base = load_model(work.config.model, path=work.inputs.start_model).to(device)
+    tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
+    scorers = {
+        o.name: build_scorer(work.config, o, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id)
+        for o in work.config.objectives
+    }
+    return Measured(work, base, tokenizer, scorers)
+
+
+def sampled_rows(
+    measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]], *, trained: Trained, samples_per_prompt: int
+) -> list[Row]:
     """One row for each sample of these numbered prompts: texts, rewards in declared units, KL, length.
 
     The random seed of a sample depends on the run's seed and the first prompt of the share only.
     """
     evaluation, config = measured.work.config.evaluation, measured.work.config
-    numbered = [(number, prompt) for number, prompt in prompts for _ in range(evaluation.samples_per_prompt)]
+    numbered = [(number, prompt) for number, prompt in prompts for _ in range(samples_per_prompt)]
     if not numbered:
         return []
-    with measured.trained() as trained:
+    with trained() as models:
         samples = sample_responses(
-            trained.policy,
+            models.policy,
             measured.tokenizer,
             [prompt.prompt_ids for _, prompt in numbered],
             max_new_tokens=evaluation.max_new_tokens,
@@ -78,7 +90,7 @@ def sampled_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]
             )
             for (_, prompt), sample in zip(numbered, samples, strict=True)
         ]
-        kl_k1, kl_exact, reference_logps = _kl(measured, trained, completions)
+        kl_k1, kl_exact, reference_logps = _kl(measured, models, completions)
     rewards = {
         name: scorer.score(completions, reference_logps=reference_logps) / unit
         for (name, scorer), unit in zip(measured.scorers.items(), measured.units, strict=True)
@@ -100,7 +112,7 @@ def sampled_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]
 
 @torch.no_grad()
 def _kl(
-    measured: Measured, trained: TrainedModel, completions: Sequence[Completion]
+    measured: Measured, models: TrainedModel, completions: Sequence[Completion]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(k1, exact per-token KL, reference log-probability) of each sampled completion.
 
@@ -119,8 +131,8 @@ def _kl(
             ),
             measured.base.device,
         )
-        policy_logits = sequence_logits(trained.policy, batch)
-        with trained.reference() as reference:
+        policy_logits = sequence_logits(models.policy, batch)
+        with models.reference() as reference:
             reference_logits = sequence_logits(reference, batch)
         batch_k1, batch_exact = sampled_kl(policy_logits, reference_logits, batch.labels)
         k1[rows], exact[rows] = batch_k1.cpu().numpy(), batch_exact.cpu().numpy()
@@ -128,7 +140,7 @@ def _kl(
     return k1, exact, logps
 
 
-def accuracy_rows(measured: Measured, *, share: slice) -> list[Row]:
+def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list[Row]:
     """For each held-out pair of every objective: does the trained policy's implicit reward prefer the chosen side?"""
     prepared = Path(measured.work.inputs.prepared)
     pairs = read_pairs(prepared, split="eval")[share]
@@ -136,8 +148,8 @@ def accuracy_rows(measured: Measured, *, share: slice) -> list[Row]:
         return []
     stored = read_columns(Path(measured.work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)
     completions = [completion for pair in pairs for completion in pair_completions(pair)]
-    with measured.trained() as trained:
-        logps = _completion_logps(measured, trained.policy, completions).reshape(-1, 2)
+    with trained() as models:
+        logps = _completion_logps(measured, models.policy, completions).reshape(-1, 2)
     gaps = (logps[:, 0] - stored[LOGPS_COLUMNS[0]]) - (logps[:, 1] - stored[LOGPS_COLUMNS[1]])
     return [
         # A tie, such as an untrained policy has everywhere, is half right.
@@ -146,7 +158,9 @@ def accuracy_rows(measured: Measured, *, share: slice) -> list[Row]:
     ]
 
 
-def exact_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]]) -> list[Row]:
+def exact_rows(
+    measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]], *, trained: Trained
+) -> list[Row]:
     """Comparison with the exact optimum for each prompt whose answers can be enumerated."""
     config, trial = measured.work.config, measured.work.trial
     assert config.evaluation.enumerate is not None and trial is not None
@@ -154,9 +168,9 @@ def exact_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]])
     encoder = Encoder(measured.tokenizer, config.data)
     spaces = [_space(encoder, prompt, enumerate_answers(prompt.prompt)) for _, prompt in prompts]
     flat = [completion for space in spaces for completion in space]
-    with measured.trained() as trained:
-        policy_logps = _completion_logps(measured, trained.policy, flat)
-        with trained.reference() as reference:
+    with trained() as models:
+        policy_logps = _completion_logps(measured, models.policy, flat)
+        with models.reference() as reference:
             reference_logps = _completion_logps(measured, reference, flat)
     rewards = np.stack([s.score(flat, reference_logps=reference_logps) for s in measured.scorers.values()], axis=-1)
     borders = np.cumsum([len(space) for space in spaces])[:-1]

@@ -1,10 +1,10 @@
 """Resumable state of a training: safetensors and JSON, never a pickle; whole and verified, or not there.
 
-    checkpoints/step_000100/  parameters.safetensors  trained parameters, float32, by name
-                              moments.safetensors     AdamW's two moments of each
-                              rng-<rank>.safetensors  random state of each rank
-                              state.json              step and world size
-                              manifest.json           SHA-256 of every file, written last
+checkpoints/step_000100/  parameters.safetensors  trained parameters, float32, by name
+moments.safetensors     AdamW's two moments of each
+rng-<rank>.safetensors  random state of each rank
+state.json              step, and whether a hook ended the training with it
+manifest.json           SHA-256 of every file, written last
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What `resume` needs beside the random state of its own rank."""
+    """What `resume` needs beside the random state of its own rank; the tensors of rank 0 are the ones saved."""
 
     step: int
     parameters: dict[str, Tensor]
     moments: dict[str, Tensor]
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Checkpoints:
     barrier: Callable[[], None]
 
     def save(self, state: TrainingState) -> Path:
-        """Writes a checkpoint; all ranks must call it, with the same state. Returns its folder."""
+        """Writes a checkpoint; all ranks must call it. Returns its folder."""
         folder = self.root / f"step_{state.step:06d}"
         aside = self.root / f".step_{state.step:06d}.aside"
         if self.rank == 0:
@@ -57,7 +58,7 @@ class Checkpoints:
         if self.rank == 0:
             save_file(_contiguous(state.parameters), aside / "parameters.safetensors")
             save_file(_contiguous(state.moments), aside / "moments.safetensors")
-            write_json(aside / "state.json", {"step": state.step})
+            write_json(aside / "state.json", {"step": state.step, "stopped": state.stopped})
         self.barrier()
         if self.rank == 0:
             commit_directory(aside, folder, {"kind": "checkpoint", "step": state.step})
@@ -78,8 +79,10 @@ class Checkpoints:
         own = folder / f"rng-{self.rank}.safetensors"
         if own.is_file():
             _restore_random_state(load_file(own))
+        stored = read_json(folder / "state.json")
         return TrainingState(
-            step=int(read_json(folder / "state.json")["step"]),
+            step=int(stored["step"]),
+            stopped=bool(stored["stopped"]),
             parameters=load_file(folder / "parameters.safetensors"),
             moments=load_file(folder / "moments.safetensors"),
         )

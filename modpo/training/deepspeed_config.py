@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from modpo.config.tree import OptimisationConfig
+
+# Left out of a user's file: the sweep file sets them, or they contradict what it sets.
+SWEEP_FILE_DECIDES = frozenset(
+    {"train_batch_size", "fp16", "amp", "torch_autocast", "data_types", "optimizer", "scheduler"}
+)
 
 
 def deepspeed_config(
@@ -16,16 +20,17 @@ def deepspeed_config(
     Args:
         low_precision: the trained weights themselves are bfloat16, so DeepSpeed keeps a float32 master of them.
             Adapters are float32 on any base and need none.
-        user: the user's own DeepSpeed file. Batch sizes, clipping and precision are the sweep file's and win.
+        user: the user's own DeepSpeed file. Batch sizes, clipping, precision, optimiser and schedule are the sweep
+            file's; what is left as "auto", as in files for the Hugging Face trainer, is DeepSpeed's default.
     """
-    merged = copy.deepcopy(user or {})
+    merged = {name: value for name, value in _without_auto(user or {}).items() if name not in SWEEP_FILE_DECIDES}
     zero = merged.setdefault("zero_optimization", {})
     zero.setdefault("stage", training.deepspeed.stage)
     if training.deepspeed.offload.optimizer:
         zero.setdefault("offload_optimizer", {"device": "cpu"})
     if training.deepspeed.offload.parameters:
         zero.setdefault("offload_param", {"device": "cpu"})
-    merged |= {
+    return merged | {
         "train_micro_batch_size_per_gpu": training.per_device_train_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "gradient_clipping": training.max_grad_norm,
@@ -33,8 +38,14 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
+        "bf16": {"enabled": low_precision},
     }
-    merged.pop("train_batch_size", None)
-    merged.pop("fp16", None)
-    merged["bf16"] = {"enabled": low_precision}
-    return merged
+
+
+def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the keys whose value is "auto", which DeepSpeed itself does not know."""
+    return {
+        name: _without_auto(value) if isinstance(value, dict) else value
+        for name, value in section.items()
+        if value != "auto"
+    }

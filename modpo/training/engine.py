@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
 from modpo.config.tree import OptimisationConfig
 from modpo.training.deepspeed_config import deepspeed_config
@@ -24,13 +25,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
-import deepspeed  # noqa: E402  # reads the accelerator from the environment when imported
-from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer  # noqa: E402
-from deepspeed.utils import (  # noqa: E402
+import deepspeed  # reads the accelerator from the environment when imported
+from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -55,14 +57,20 @@ class DeepSpeedEngine:
         )
         optimizer = torch.optim.AdamW(
             trainable,
-            lr=training.learning_rate,
+            # DeepSpeed's bfloat16 optimiser takes a step of its own when it is built: it must not decay the weights.
+            lr=0.0,
             betas=(0.9, training.adam_beta2),
             weight_decay=training.weight_decay,
         )
+        # ZeRO 3 replaces this function for the whole process and leaves it so.
+        self._plain_linear = functional.linear
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, model_parameters=trainable, config=settings, dist_init_required=False
         )
-        self._plain_norm = torch.tensor(float("nan"))
+        # Nor may that step count in the bias correction.
+        self._inner_optimizer().state.clear()
+        self._stage = int(self._engine.zero_optimization_stage())
+        self._norm: Tensor | None = None
         self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
@@ -86,29 +94,30 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.backward(loss)
-        if self._engine.is_gradient_accumulation_boundary():
-            self._plain_norm = self._norm_without_zero()
+        if self._engine.is_gradient_accumulation_boundary() and self._is_plain():
+            self._norm = torch.nn.utils.get_total_norm([p.grad for _, p in self._trainable() if p.grad is not None])
         self._engine.step()
 
     def grad_norm(self) -> float:
-        """Global gradient norm of the last optimiser step, before clipping."""
-        norm = self._engine.get_global_grad_norm()
-        return float(self._plain_norm if norm is None else norm)
+        """Global gradient norm of the last optimiser step, before clipping; not finite where a gradient was not."""
+        norm = self._norm if self._is_plain() else self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
 
     def parameters(self) -> dict[str, Tensor]:
-        """All trained parameters in full float32, on the CPU, by name."""
-        return {name: self._get(parameter).cpu() for name, parameter in self._trainable()}
+        """All trained parameters in full float32, on rank 0's CPU, by name; an empty dict on the other ranks.
+
+        They take part in the gathering only: a copy for every rank of a machine could fill its memory.
+        """
+        return dict(self._full_states())
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's moments in full float32, on the CPU, as `name.exp_avg` and `name.exp_avg_sq`."""
-        return {
-            f"{name}.{moment}": self._get(parameter, moment).cpu()
-            for name, parameter in self._trainable()
-            for moment in MOMENTS
-        }
+        """AdamW's moments in full float32, on rank 0's CPU, as `name.exp_avg` and `name.exp_avg_sq`."""
+        self._make_moments()
+        return {f"{name}.{moment}": value for moment in MOMENTS for name, value in self._full_states(moment)}
 
     def load(self, parameters: dict[str, Tensor], moments: dict[str, Tensor], *, num_steps: int) -> None:
-        """Puts back what `parameters` and `moments` gave after `num_steps` optimiser steps."""
+        """Puts back what rank 0 got from `parameters` and `moments` after `num_steps` optimiser steps."""
+        self._make_moments()
         for name, parameter in self._trainable():
             self._set(parameter, parameters[name].to(self.device))
             for moment in MOMENTS:
@@ -118,61 +127,90 @@ class DeepSpeedEngine:
         self._engine.global_steps = num_steps
 
     def close(self) -> None:
-        """Frees what DeepSpeed holds, so that the next point starts in a clean process."""
+        """Frees what DeepSpeed holds and undoes what it changed, so that the next point starts in a clean process."""
         self._engine.destroy()
+        functional.linear = self._plain_linear
 
     def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter
 
-    def _norm_without_zero(self) -> Tensor:
-        """Norm of the reduced gradients; NaN where ZeRO partitions them, since DeepSpeed then reports its own."""
-        gradients = [p.grad for _, p in self._trainable() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else torch.tensor(float("nan"))
+    def _is_plain(self) -> bool:
+        """Whether torch's AdamW itself steps the parameters: no ZeRO, and no master copy beside them."""
+        return isinstance(self._engine.optimizer, torch.optim.Optimizer)
 
     def _inner_optimizer(self) -> torch.optim.Optimizer:
         optimizer: Any = self._engine.optimizer
-        inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+        inner: torch.optim.Optimizer = optimizer if self._is_plain() else optimizer.optimizer
         return inner
 
-    def _master(self, parameter: torch.nn.Parameter) -> Tensor | None:
-        """The optimiser's own float32 tensor where ZeRO is off, None where DeepSpeed's fragment calls are needed."""
-        if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
-            return None
+    def _make_moments(self) -> None:
+        """AdamW makes its moments in its first step, and ZeRO maps parameters onto them only then: do so now."""
         optimizer: Any = self._engine.optimizer
-        if isinstance(optimizer, FP16_UnfusedOptimizer):
-            low = [tensor for group in optimizer.fp16_groups for tensor in group]
-            high = [tensor for group in optimizer.fp32_groups for tensor in group]
-            return next(h for lo, h in zip(low, high, strict=True) if lo is parameter)
-        return parameter
+        inner = self._inner_optimizer()
+        # ZeRO 3 puts its flat partitions into the parameter groups for the time of a step only.
+        groups = [group["params"] for group in inner.param_groups]
+        flat = optimizer.fp32_partitioned_groups_flat if self._stage == 3 else [t for group in groups for t in group]
+        for tensor in flat:
+            state = inner.state[tensor]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state |= {moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS}
+        if self._stage in (1, 2):
+            optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _get(self, parameter: torch.nn.Parameter, moment: str | None = None) -> Tensor:
-        master = self._master(parameter)
-        if master is None:
-            value = (
-                safe_get_full_fp32_param(parameter)
-                if moment is None
-                else safe_get_full_optimizer_state(parameter, moment)
-            )
+    def _master(self, parameter: torch.nn.Parameter) -> Tensor:
+        """The float32 tensor that AdamW steps for a parameter, where ZeRO is off."""
+        if self._is_plain():
+            return parameter
+        optimizer: Any = self._engine.optimizer
+        low = [tensor for group in optimizer.fp16_groups for tensor in group]
+        high = [tensor for group in optimizer.fp32_groups for tensor in group]
+        return next(master for tensor, master in zip(low, high, strict=True) if tensor is parameter)
+
+    def _full_states(self, moment: str | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter (or that moment of it) in full; every rank must exhaust it, rank 0 gets the values."""
+        for name, parameter in self._trainable():
+            value = self._get(parameter, moment)
+            if self.rank == 0:
+                yield name, value.detach().to("cpu", torch.float32, copy=True)
+
+    def _get(self, parameter: torch.nn.Parameter, moment: str | None) -> Tensor:
+        value: Tensor
+        if self._stage == 0:
+            master = self._master(parameter)
+            value = master if moment is None else self._inner_optimizer().state[master][moment]
         elif moment is None:
-            value = master.detach()
+            value = safe_get_full_fp32_param(parameter)
         else:
-            value = self._inner_optimizer().state[master].get(moment, torch.zeros_like(master))
-        return value.detach().float().clone()
+            value = safe_get_full_optimizer_state(parameter, moment)
+        return value
 
     @torch.no_grad()
     def _set(self, parameter: torch.nn.Parameter, value: Tensor, moment: str | None = None) -> None:
-        master = self._master(parameter)
-        if master is None and moment is None:
-            safe_set_full_fp32_param(parameter, value)
-            # The fragment call writes the master only; the weights of the forward pass follow it.
-            if not hasattr(parameter, "ds_id"):
-                parameter.copy_(value)
-        elif master is None:
+        if self._stage == 3:
+            self._set_partitioned(parameter, value, moment)
+        elif self._stage > 0 and moment is not None:
             safe_set_full_optimizer_state(parameter, value, moment)
-        elif moment is None:
-            master.copy_(value)
-            parameter.copy_(value)
+        elif moment is not None:
+            self._inner_optimizer().state[self._master(parameter)][moment].copy_(value)
         else:
-            self._inner_optimizer().state[master][moment] = value.to(master.dtype).clone()
+            if self._stage > 0:
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                self._master(parameter).copy_(value)
+            # Those write the master only; the weights of the forward pass follow it.
+            parameter.copy_(value)
+
+    def _set_partitioned(self, parameter: torch.nn.Parameter, value: Tensor, moment: str | None) -> None:
+        # DeepSpeed's own calls for a full value fail where the ranks do not divide its size.
+        size = parameter.ds_tensor.ds_numel
+        padded = functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+        own = padded.narrow(0, size * self.rank, size)
+        if moment is not None:
+            safe_set_local_optimizer_state(parameter, own, moment)
+            return
+        safe_set_local_fp32_param(parameter, own)
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)

@@ -22,16 +22,20 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a step: the step counted from 1, and the metrics averaged over ranks."""
+    """Where a training stands after a step: the step counted from 1, metrics averaged over ranks, and the model."""
 
     step: int
     num_steps: int
     metrics: Metrics
+    model: torch.nn.Module
 
 
 @dataclass(frozen=True)
 class Hook:
-    """Periodic work after every `every` steps and after the last; `run` returns True to end the training early."""
+    """Periodic work after every `every` steps and after the last; `run` returns True to end the training early.
+
+    All ranks call it, and must get the same answer.
+    """
 
     every: int
     run: Callable[[Progress], bool]
@@ -60,9 +64,9 @@ def train(engine: TrainEngine, training: Training) -> int:
     global_batch_size = per_rank * engine.world_size
     num_steps = num_optimiser_steps(settings, num_rows=training.num_rows, global_batch_size=global_batch_size)
     order = SampleOrder(training.num_rows, seed=training.seed)
-    step = first = resume(engine, training.checkpoints)
+    step, stopped = resume(engine, training.checkpoints)
     engine.model.train()
-    while step < num_steps:
+    while step < num_steps and not stopped:
         rows = order.indices(step * global_batch_size, global_batch_size)
         rate = learning_rate(settings, step=step, num_steps=num_steps)
         started = time.perf_counter()
@@ -70,27 +74,31 @@ def train(engine: TrainEngine, training: Training) -> int:
         step += 1
         metrics |= {"optim/lr": rate, "perf/step_s": time.perf_counter() - started}
         _refuse_non_finite(metrics, step, rows)
-        if _run_hooks(training.hooks, Progress(step, num_steps, metrics)):
-            break
-        if step % settings.save_steps == 0 and step < num_steps:
-            save(engine, training.checkpoints, step)
-    if step > first:
-        save(engine, training.checkpoints, step)
+        stopped = _run_hooks(training.hooks, Progress(step, num_steps, metrics, engine.module))
+        if stopped or step == num_steps or step % settings.save_steps == 0:
+            save(engine, training.checkpoints, step, stopped=stopped)
     return step
 
 
-def resume(engine: TrainEngine, checkpoints: Checkpoints) -> int:
-    """Loads the newest valid checkpoint into the engine; returns its step, 0 where there is none."""
-    folder = checkpoints.newest_valid()
-    if folder is None:
-        return 0
-    state = checkpoints.load(folder)
+def resume(engine: TrainEngine, checkpoints: Checkpoints) -> tuple[int, bool]:
+    """Loads the newest valid checkpoint into the engine.
+
+    Returns:
+        Its step, 0 where there is none, and whether a hook ended the training with it: then it must not go on.
+    """
+    # Rank 0 decides: a shared file system may show the ranks different folders for a while.
+    newest = [checkpoints.newest_valid() if engine.rank == 0 else None]
+    if engine.world_size > 1:
+        dist.broadcast_object_list(newest, src=0)
+    if newest[0] is None:
+        return 0, False
+    state = checkpoints.load(newest[0])
     engine.load(state.parameters, state.moments, num_steps=state.step)
-    return state.step
+    return state.step, state.stopped
 
 
-def save(engine: TrainEngine, checkpoints: Checkpoints, step: int) -> None:
-    checkpoints.save(TrainingState(step, engine.parameters(), engine.moments()))
+def save(engine: TrainEngine, checkpoints: Checkpoints, step: int, *, stopped: bool) -> None:
+    checkpoints.save(TrainingState(step, engine.parameters(), engine.moments(), stopped))
 
 
 def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> Metrics:
@@ -131,8 +139,6 @@ def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
 
 def _run_hooks(hooks: Sequence[Hook], progress: Progress) -> bool:
     stops = [
-        hook.run(progress)
-        for hook in hooks
-        if progress.step % hook.every == 0 or progress.step == progress.num_steps
+        hook.run(progress) for hook in hooks if progress.step % hook.every == 0 or progress.step == progress.num_steps
     ]
     return any(stops)

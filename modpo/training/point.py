@@ -13,7 +13,7 @@ from modpo.config.tree import SweepConfig
 from modpo.core.losses import LossSettings
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InternalError, Problem
-from modpo.ledger import point_dir
+from modpo.ledger import final_dir, point_dir
 from modpo.models import attach_adapter, load_model, pair_logps, save_trained
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
@@ -21,8 +21,6 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_batch
-
-FINAL = "final"
 
 # Largest difference per response token between a log-probability in one batch layout and in another, in nats,
 # measured over the tiny models of the tests with a margin of ten: docs/concepts.md has the measurements.
@@ -71,7 +69,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 hooks=hooks,
             ),
         )
-        save_final(engine, directory / FINAL, {"kind": "point", "trial_id": trial.trial_id, "step": steps})
+        save_final(engine, final_dir(Path(work.run_dir), trial), {"kind": "point", "trial_id": trial.trial_id, "step": steps})
     finally:
         engine.close()
     return steps

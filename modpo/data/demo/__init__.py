@@ -2,3 +2,6 @@
 
 `language` says what can be said and how likely it is, `rewards` what is good, `world` writes the files of a sweep.
 """
+
+WORLD_VERSION = 1
+"""Raised when the same seed would write other files."""

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modpo.artifacts import writing
+from modpo.data.demo import WORLD_VERSION
 from modpo.data.demo.language import prompts, sample_answer, sample_slip
 from modpo.data.demo.rewards import brief, vivid
 
-WORLD_VERSION = 1
 CORPUS_SIZE = 4000
-PAIRS_PER_OBJECTIVE = 3000
-SLIP_SHARE = 0.4
+PAIRS_PER_OBJECTIVE = 8000
+SLIP_SHARE = 0.3
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 HIDDEN_SIZE = 64
 

@@ -1,0 +1,43 @@
+# Everything a checkout needs: `make demo` and `make check test` work on a bare machine with Python 3.11 or newer.
+PYTHON ?= python3
+CONFIG ?= ray_jobs/configs/demo.yaml
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+FAST := not slow and not gpu
+
+# Several workers share the cores: one thread each is faster than all of them fighting over every core.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rest test-all check format
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(INSTALLED) ## a small sweep on this machine's CPU, with report
+	$(BIN)/modpo run $(CONFIG)
+
+test: $(INSTALLED) ## the tests to run before every commit
+	$(BIN)/python -m pytest -m "$(FAST)"
+
+test-rest: $(INSTALLED) ## only the tests that `make test` leaves out
+	$(BIN)/python -m pytest -m "not ($(FAST))"
+
+test-all: test test-rest ## all tests
+
+check: $(INSTALLED) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## sort imports and format
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else \
+	    f"modpo needs Python 3.11 or newer, $(PYTHON) is {v}. Name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m modpo` is `modpo`."""
+
+from modpo.cli import main
+
+main()

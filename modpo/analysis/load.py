@@ -1,0 +1,319 @@
+"""The files of a run, read and checked: every damaged one is told at once, and nothing after this meets a surprise.
+
+Shapes: P held-out prompts, N finished and evaluated points, K objectives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from modpo.artifacts import read_json
+from modpo.config.load import parse_config
+from modpo.config.tree import SweepConfig
+from modpo.errors import InputError, Problem, shown
+from modpo.ledger import PointRecord, point_dir, read_point
+
+Matrix = NDArray[np.float64]
+Point = dict[str, Any]
+
+STAGES = ("prepare", "sft", "reference", "vertices", "annotate", "sweep", "evaluate", "report")
+
+NUM_SAMPLE_PROMPTS = 3
+MAX_SAMPLE_CHARACTERS = 2000
+
+# What an evaluation adds to a point beside its intervals: averages, and those against the exact optimum.
+AVERAGES = ("length", "distinct_n", "truncated", "pair_accuracy", "self_scored", "num_prompts", "num_samples", "kl_k1")
+EXACT_AVERAGES = ("kl_to_exact", "kl_exact_to_reference", "outside_mass")
+
+REPEAT_RUN = "restore the file, or repeat `modpo run`: what is finished is kept"
+RETRAIN = "restore the file, or remove the point's folder and repeat `modpo run`: only that point is trained again"
+REMEASURE = "restore the file, or remove its folder and run `modpo evaluate`: only that point is measured again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What run.json says.
+
+    Attributes:
+        trials: ids of the points of the present sweep, in its order.
+    """
+
+    config: SweepConfig
+    config_digest: str
+    versions: dict[str, str]
+    created_at: str
+    trials: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Front:
+    """The finished and evaluated points, on the held-out prompts that all of them share.
+
+    Attributes:
+        values_PNK: mean objective values of each prompt, in declared units, finite.
+        points: N rows as `point_row` makes them.
+    """
+
+    records: tuple[PointRecord, ...]
+    points: tuple[Point, ...]
+    prompt_numbers: tuple[int, ...]
+    values_PNK: Matrix
+
+    @property
+    def means_NK(self) -> Matrix:
+        means: Matrix = self.values_PNK.mean(axis=0)
+        return means
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A whole run.
+
+    Attributes:
+        points: the present sweep as `point_row` lists it, with `trial_id`.
+        other_points: what the ledger holds beside it: vertices of margin rewards, and points of earlier sweeps.
+        front: None while no point is finished and evaluated.
+        samples: a few prompts, each with one response of every point of the front.
+    """
+
+    run: Run
+    stages: list[dict[str, Any]]
+    points: list[Point]
+    other_points: list[Point]
+    front: Front | None
+    samples: list[dict[str, Any]]
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Reads the ledger, the evaluations and the stages.
+
+    Raises:
+        InputError: the folder is no run, or files in it are damaged: all of them are named.
+    """
+    problems: list[Problem] = []
+    run = read_manifest(run_dir)
+    stages = _read_stages(run_dir, problems)
+    records = _read_records(run_dir, run, problems)
+    others = _read_other_points(run_dir, run, problems)
+    front = _read_front(run_dir, run.config, records, problems)
+    samples = _read_samples(run_dir, front, problems) if front else []
+    if problems:
+        raise InputError(problems)
+    return RunFiles(
+        run=run,
+        stages=stages,
+        points=[{**point_row(run.config, records.get(trial_id)), "trial_id": trial_id} for trial_id in run.trials],
+        other_points=others,
+        front=front,
+        samples=samples,
+    )
+
+
+@contextmanager
+def _reading(path: Path, problems: list[Problem], *, remedy: str) -> Iterator[None]:
+    """Turns whatever is wrong with a file into a problem."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pyarrow.ArrowException) as error:
+        problems.append(
+            Problem(
+                code="MS-302",
+                what="a file of the run is missing, damaged or from another version of modpo",
+                where=str(path),
+                got=shown(f"{type(error).__name__}: {' '.join(str(error).split())}"),
+                wanted="the file as modpo wrote it",
+                remedy=remedy,
+            )
+        )
+
+
+def read_manifest(run_dir: Path) -> Run:
+    """What a run says about itself.
+
+    Raises:
+        InputError: the folder is no run, or its run.json is damaged.
+    """
+    path = run_dir / "run.json"
+    if not path.is_file():
+        raise InputError(
+            Problem(
+                code="MS-301",
+                what="this folder is no run of modpo",
+                where=str(run_dir),
+                got="a folder without run.json" if run_dir.is_dir() else "no such folder",
+                wanted="the folder that `modpo run` made: storage_path/name of the sweep file",
+                remedy="check the path, or start the run with `modpo run`",
+            )
+        )
+    problems: list[Problem] = []
+    with _reading(path, problems, remedy=REPEAT_RUN):
+        raw = read_json(path)
+        return Run(
+            config=parse_config(raw["config"]),
+            config_digest=str(raw["config_digest"]),
+            versions={str(package): str(version) for package, version in raw["versions"].items()},
+            created_at=str(raw["created_at"]),
+            trials=tuple(str(trial_id) for trial_id in raw["trials"]),
+        )
+    raise InputError(problems)
+
+
+def _read_stages(run_dir: Path, problems: list[Problem]) -> list[dict[str, Any]]:
+    """The stages that have ended, in the order of the pipeline, which the file's sorted keys do not keep."""
+    path = run_dir / "stages.json"
+    stages: list[dict[str, Any]] = []
+    if path.exists():
+        with _reading(path, problems, remedy=REPEAT_RUN):
+            for name, stage in read_json(path).items():
+                stages.append({"name": name, "seconds": float(stage["seconds"]), "skipped": bool(stage["skipped"])})
+    return sorted(stages, key=lambda stage: STAGES.index(stage["name"]) if stage["name"] in STAGES else len(STAGES))
+
+
+def _read_records(run_dir: Path, run: Run, problems: list[Problem]) -> dict[str, PointRecord]:
+    """The points that were started."""
+    records: dict[str, PointRecord] = {}
+    for trial_id in run.trials:
+        path = point_dir(run_dir, trial_id) / "point.json"
+        with _reading(path, problems, remedy=RETRAIN):
+            record = read_point(run_dir, trial_id)
+            if record is not None:
+                # Refuses NaN, which the JSON reader lets through.
+                json.dumps(point_row(run.config, record), allow_nan=False)
+                records[trial_id] = record
+    return records
+
+
+def _read_other_points(run_dir: Path, run: Run, problems: list[Problem]) -> list[Point]:
+    others: list[Point] = []
+    for path in sorted((run_dir / "points").glob("*/point.json")):
+        trial_id = path.parent.name
+        with _reading(path, problems, remedy=RETRAIN):
+            if trial_id not in run.trials and (record := read_point(run_dir, trial_id)) is not None:
+                error = _encodable(record.error) or None
+                others.append({"trial_id": trial_id, "status": record.status, "error": error})
+    return others
+
+
+def _read_front(
+    run_dir: Path, config: SweepConfig, records: Mapping[str, PointRecord], problems: list[Problem]
+) -> Front | None:
+    measured: list[tuple[PointRecord, dict[int, list[float]]]] = []
+    for record in records.values():
+        if record.status == "finished" and record.result is not None:
+            path = run_dir / record.evaluation / "prompts.parquet"
+            with _reading(path, problems, remedy=REMEASURE):
+                measured.append((record, _read_prompts(path, config.objective_names)))
+    if not measured:
+        return None
+    prompt_numbers = tuple(sorted(set.intersection(*(set(values) for _, values in measured))))
+    if not prompt_numbers:
+        problems.append(
+            Problem(
+                code="MS-303",
+                what="the points were measured on different held-out prompts",
+                where=str(run_dir),
+                wanted="at least one prompt that all evaluations share",
+                remedy="run `modpo evaluate`: it measures the points anew whose evaluation settings changed",
+            )
+        )
+        return None
+    return Front(
+        records=tuple(record for record, _ in measured),
+        points=tuple(point_row(config, record) for record, _ in measured),
+        prompt_numbers=prompt_numbers,
+        values_PNK=np.array([[values[number] for _, values in measured] for number in prompt_numbers]),
+    )
+
+
+def _read_prompts(path: Path, names: Sequence[str]) -> dict[int, list[float]]:
+    """Objective values of each prompt number."""
+    columns = _read_columns(path, ("prompt_number", *names))
+    values_PK = np.array([columns[name] for name in names], dtype=float).T
+    if values_PK.size == 0 or not np.isfinite(values_PK).all():
+        raise ValueError("objective values are missing or not finite")
+    return dict(zip(columns["prompt_number"], values_PK.tolist(), strict=True))
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        columns: dict[str, list[Any]] = file.read(columns=list(names)).to_pydict()
+    if missing := sorted(set(names) - set(columns)):
+        raise KeyError(f"no column {', '.join(missing)}")
+    return columns
+
+
+def _read_samples(run_dir: Path, front: Front, problems: list[Problem]) -> list[dict[str, Any]]:
+    """The first response of every point to the same few held-out prompts."""
+    numbers = front.prompt_numbers[:NUM_SAMPLE_PROMPTS]
+    prompts: dict[int, str] = {}
+    responses: dict[int, list[dict[str, str]]] = {number: [] for number in numbers}
+    for record in front.records:
+        path = run_dir / record.evaluation / "samples.parquet"
+        with _reading(path, problems, remedy=REMEASURE):
+            columns = _read_columns(path, ("prompt_number", "prompt", "response"))
+            for number in numbers:
+                row = columns["prompt_number"].index(number)
+                prompts[number] = _shortened(columns["prompt"][row])
+                response = {"trial_id": record.spec.trial_id, "response": _shortened(columns["response"][row])}
+                responses[number].append(response)
+    return [
+        {"prompt_number": number, "prompt": prompt, "responses": responses[number]}
+        for number, prompt in prompts.items()
+    ]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + "…"
+
+
+def _encodable(text: str) -> str:
+    """A file name that is no UTF-8 reaches an error message as lone surrogates, which no file format takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def point_row(config: SweepConfig, record: PointRecord | None) -> Point:
+    """A point as the summary lists it; None stands for what the ledger does not know."""
+    names = config.objective_names
+    unknown = ("weights", "primary", "beta", "seed", "device_seconds", "checkpoint", "error")
+    measured = ("objectives", "kl", "j_w", *AVERAGES, "exact_objectives", *EXACT_AVERAGES)
+    row: Point = {"status": "missing", **dict.fromkeys((*unknown, *measured))}
+    if record is None:
+        return row
+    row |= {
+        "status": record.status,
+        "weights": dict(zip(names, record.spec.weights, strict=True)),
+        "primary": names[record.spec.primary],
+        "beta": record.spec.beta,
+        "seed": record.spec.seed,
+        "device_seconds": record.device_seconds,
+        "checkpoint": record.final or None,
+        "error": _encodable(record.error) or None,
+    }
+    return row if record.result is None else row | _measured_figures(record.result, names)
+
+
+def _measured_figures(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    figures = {
+        "objectives": {name: _interval(result["objectives"][name]) for name in names},
+        "kl": _interval(result["kl"]),
+        "j_w": _interval(result["j_w"]),
+        **{name: result[name] for name in AVERAGES},
+    }
+    if "exact_objectives" in result:
+        figures["exact_objectives"] = {name: float(result["exact_objectives"][name]) for name in names}
+        figures |= {name: float(result[name]) for name in EXACT_AVERAGES}
+    return figures
+
+
+def _interval(estimate: Mapping[str, float]) -> dict[str, float]:
+    return {bound: float(estimate[bound]) for bound in ("value", "low", "high")}

@@ -1,0 +1,161 @@
+"""The command line. Every subcommand imports what it needs when it runs: `modpo --help` loads neither Ray nor torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from modpo.errors import InternalError, ModpoError, Problem
+from modpo.telemetry import quiet_environment
+
+app = typer.Typer(
+    name="modpo",
+    help="Train a whole Pareto set of language models by Multi-Objective DPO on a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# A log file or pipe has no width of its own: wide enough there for a table of points.
+console = Console() if sys.stdout.isatty() else Console(width=160)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="The sweep file.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: storage_path/name.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the sweep file; may be given several times."),
+]
+
+
+@app.command()
+def validate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Show every mistake in config and data at once; starts nothing."""
+    from modpo.orchestration.preflight import preflight
+
+    found = preflight(config, overrides=overrides or ())
+    for name, loaded in found.data.objectives.items():
+        console.print(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in loaded.counts.as_dict().items()))
+    console.print("[green]no problems found[/green]")
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Show stages, trials and resources; starts nothing."""
+    from modpo.orchestration.overview import overview
+    from modpo.orchestration.preflight import preflight
+    from modpo.tables import print_overview
+
+    checked = preflight(config, overrides=overrides or ()).config
+    print_overview(console, checked, overview(checked))
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Run the whole sweep here, or on the cluster that RAY_ADDRESS names; the same command resumes."""
+    from modpo.orchestration.live import ConsoleWatcher
+    from modpo.orchestration.pipeline import run_path, run_pipeline
+    from modpo.orchestration.preflight import preflight
+    from modpo.tables import print_summary
+
+    checked = preflight(config, overrides=overrides or ()).config
+    summary = run_pipeline(checked, ConsoleWatcher(console, checked.objective_names))
+    print_summary(console, summary, run_path(checked))
+
+
+@app.command()
+def status(run: RunPath) -> None:
+    """Show the points of a run, from its ledger."""
+    from modpo.analysis.front import read_manifest
+    from modpo.tables import print_status
+
+    print_status(console, run, read_manifest(run))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write the report again: tables, hypervolume and one HTML page in RUN/report."""
+    from modpo.analysis.report import write_report
+    from modpo.tables import print_summary
+
+    print_summary(console, write_report(run), run)
+
+
+@app.command()
+def evaluate(run: RunPath, overrides: Overrides = None) -> None:
+    """Measure every trained point that lacks an evaluation; `--set evaluation.…` measures under other settings."""
+    from modpo.analysis.front import read_manifest
+    from modpo.config.load import override_config, parse_config
+    from modpo.orchestration.live import ConsoleWatcher
+    from modpo.orchestration.pipeline import evaluate_points
+    from modpo.tables import print_summary
+
+    config = override_config(parse_config(read_manifest(run)["config"]), overrides or (), storage_path=run.parent)
+    summary = evaluate_points(config, ConsoleWatcher(console, config.objective_names))
+    print_summary(console, summary, run)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can and cannot do."""
+    from modpo.doctor import examine
+    from modpo.tables import print_findings
+
+    findings = examine()
+    print_findings(console, findings)
+    if any(finding.verdict == "broken" for finding in findings):
+        raise typer.Exit(4)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the sweep file, for editors."""
+    from modpo.config import config_schema
+
+    print(json.dumps(config_schema(), indent=2))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with 0, or with the status that errors.py documents."""
+    quiet_environment()
+    # Reward functions live in the user's working directory; a console script does not look there by itself.
+    sys.path.insert(0, os.getcwd())
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except ModpoError as error:
+        _show(error.render())
+        sys.exit(error.exit_status)
+    except typer.TyperException as error:
+        _show(f"error[MS-104]: {error.format_message()}\n  help: see `modpo --help`")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _show("interrupted: the same command goes on from the last checkpoints")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001  # a user sees one line; MODPO_DEBUG=1 shows all
+        if os.environ.get("MODPO_DEBUG"):
+            traceback.print_exc()
+        internal = InternalError(
+            Problem(
+                code="MS-600",
+                what="an unexpected error",
+                got=f"{type(error).__name__}: {error}",
+                remedy="run again with MODPO_DEBUG=1 for the traceback, and report it",
+            )
+        )
+        _show(internal.render())
+        sys.exit(internal.exit_status)
+    sys.exit(status or 0)
+
+
+def _show(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Stops a training whose held-out J_w no longer rises. Loss and accuracy are never looked at: they cannot be compared."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from modpo.artifacts import read_json, write_json
+from modpo.config.spec import Work
+from modpo.config.tree import EarlyStoppingConfig
+from modpo.data.prepared import HeldOutPrompt, read_held_out
+from modpo.evaluation.measure import Measured, open_measured, sampled_rows
+from modpo.ledger import point_dir
+from modpo.models import TrainedModel, plain_model
+from modpo.training.loop import Hook, Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """J_w at each step that was looked at, on disk, so that a resumed training decides as an undisturbed one."""
+
+    path: Path
+
+    def read(self, *, until: int) -> dict[int, float]:
+        stored: dict[str, float] = read_json(self.path) if self.path.exists() else {}
+        return {int(step): value for step, value in stored.items() if int(step) <= until}
+
+    def add(self, step: int, value: float) -> None:
+        write_json(self.path, {**{str(s): v for s, v in self.read(until=step).items()}, str(step): value})
+
+
+def should_stop(looks: dict[int, float], *, patience: int) -> bool:
+    """Whether the best look lies `patience` or more looks back."""
+    values = [looks[step] for step in sorted(looks)]
+    return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
+
+
+def early_stopping_hook(work: Work, *, rank: int, world_size: int, device: torch.device) -> Hook:
+    """A hook that samples one response for each of a few held-out prompts. All ranks call it alike.
+
+    It keeps a frozen start model beside the policy for the reference and the implicit rewards.
+    """
+    settings = work.config.training.early_stopping
+    assert settings is not None and work.trial is not None
+    prompts = list(enumerate(read_held_out(Path(work.inputs.prepared), limit=settings.num_prompts)))[rank::world_size]
+    measured = open_measured(work, device=device)
+    looks = Looks(point_dir(Path(work.run_dir), work.trial.trial_id) / "early_stopping.json")
+
+    def look(progress: Progress) -> bool:
+        value = _held_out_value(measured, progress.model, prompts, world_size)
+        if rank == 0:
+            looks.add(progress.step, value)
+            logger.info("step %d: held-out J_w %.4f", progress.step, value)
+        return _shared_decision(looks, settings, progress.step, rank)
+
+    return Hook(settings.every_steps, look)
+
+
+def _held_out_value(
+    measured: Measured, policy: torch.nn.Module, prompts: list[tuple[int, HeldOutPrompt]], world_size: int
+) -> float:
+    """J_w = E[w.r~] - beta KL over all ranks' prompts."""
+    trial = measured.work.trial
+    assert trial is not None
+    in_training = TrainedModel(plain_model(policy), lambda: nullcontext(measured.base))
+    policy.eval()
+    rows = sampled_rows(measured, prompts, trained=lambda: nullcontext(in_training), samples_per_prompt=1)
+    policy.train()
+    values = [
+        sum(w * row[name] for name, w in zip(measured.scorers, trial.weights, strict=True)) - trial.beta * row["kl"]
+        for row in rows
+    ]
+    total = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=measured.base.device)
+    if world_size > 1:
+        dist.all_reduce(total)
+    return float(total[0] / total[1])
+
+
+def _shared_decision(looks: Looks, settings: EarlyStoppingConfig, step: int, rank: int) -> bool:
+    """Rank 0 decides, so that no rank stops alone."""
+    decision: list[Any] = [rank == 0 and should_stop(looks.read(until=step), patience=settings.patience)]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(decision, src=0)
+    return bool(decision[0])

@@ -1,0 +1,132 @@
+"""The connection to a cluster: the one that RAY_ADDRESS names, or a private one on this machine that ends with us."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from modpo.errors import Problem, SetupError
+from modpo.orchestration.desk import Desk
+from modpo.orchestration.machine import LOCAL_DRIVERS
+from modpo.orchestration.resources import DRIVER_RESOURCE, NodeShape
+from modpo.telemetry import QUIET_ENVIRONMENT
+
+NAMESPACE = "modpo"
+
+# Ray reads these when its processes start. Polling every 2 s, Ray's default, would cost 2 s per report; cloud nodes
+# take minutes to boot, and the default start timeout of 60 s would drop and retry their placement groups for ever.
+CLUSTER_ENVIRONMENT = {
+    **QUIET_ENVIRONMENT,
+    "OMP_NUM_THREADS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A Ray connection for the length of a block.
+
+    Raises:
+        SetupError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    os.environ |= {name: value for name, value in CLUSTER_ENVIRONMENT.items() if name not in os.environ}
+    if os.environ.get("RAY_ADDRESS"):
+        _connect()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Sockets live below this folder, and their paths may not be longer than 107 bytes: no place for the run's own.
+    temporary = Path(tempfile.mkdtemp(prefix="modpo-ray-"))
+    try:
+        with _private_environment(temporary):
+            ray.init(
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(temporary),
+                # Drivers wait most of the time: they get a resource of their own and leave the cores to workers.
+                resources={DRIVER_RESOURCE: LOCAL_DRIVERS},
+            )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def node_shapes() -> tuple[NodeShape, ...]:
+    """What the live nodes have."""
+    return tuple(
+        NodeShape(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            drivers=node["Resources"].get(DRIVER_RESOURCE, 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def start_desk(name: str, *, max_slots: int, max_failures: int) -> Any:
+    """Starts the desk's actor, which workers find by its name; it ends with the handle that is returned."""
+    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Desk)
+    return actor.options(name=name, namespace=NAMESPACE).remote(max_slots, max_failures)
+
+
+@contextmanager
+def _private_environment(temporary: Path) -> Iterator[None]:
+    """What only a private cluster's processes get: a token that is on no disk, and the working directory's modules."""
+    # Ray switches token mode on by itself, and with a token at hand writes none to the home folder. It keeps the first
+    # token of a process, so a second private cluster of this process must have the same.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    inherited = {
+        "TORCH_EXTENSIONS_DIR": str(temporary / "extensions"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
+    }
+    before = {name: os.environ.get(name) for name in inherited}
+    os.environ |= inherited
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _connect() -> None:
+    try:
+        ray.init(
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {n: os.environ[n] for n in CLUSTER_ENVIRONMENT}},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SetupError(
+            Problem(
+                code="MS-411",
+                what="the Ray cluster does not answer",
+                where="RAY_ADDRESS",
+                got=" ".join(str(error).split())[:200],
+                wanted="a running cluster of the same Ray version",
+                remedy="check the address and its token, or unset RAY_ADDRESS to run on this machine",
+            )
+        ) from error

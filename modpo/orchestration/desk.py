@@ -1,0 +1,181 @@
+"""The desk: one actor that hands work to slots and relays what they report to whoever waits for it.
+
+A slot is a long-lived group of workers. It leases one piece of work at a time; when it loses a worker and comes back,
+it is given the same piece again. The desk keeps no results: those are in the ledger and in artefacts on storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from modpo.config.spec import Work
+
+CLOSED = "closed"
+WAIT = "wait"
+LEASE_POLL_S = 20.0
+
+State = Literal["queued", "leased", "finished", "failed"]
+Event = dict[str, Any]
+
+
+@dataclass
+class Piece:
+    """A piece of work at the desk, and every event about it in order."""
+
+    work: Work
+    state: State = "queued"
+    slot: str = ""
+    attempts: int = 0
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("finished", "failed")
+
+
+class Desk:
+    """Bookkeeping alone, without a word of Ray: `cluster.start_desk` makes it an actor.
+
+    Args:
+        max_slots: how many slots may be open at once.
+        max_failures: how often a piece may lose its workers before it has failed.
+    """
+
+    def __init__(self, max_slots: int, max_failures: int) -> None:
+        self._max_slots, self._max_failures = max_slots, max_failures
+        self._pieces: dict[str, Piece] = {}
+        self._queue: deque[str] = deque()
+        self._slots: set[str] = set()
+        self._num_opened = 0
+        self._closed = False
+        self._changed = asyncio.Condition()
+
+    async def submit(self, work: Work) -> None:
+        """Queues a piece of work; the same id again is the same piece, wherever it stands."""
+        if work.work_id not in self._pieces:
+            self._pieces[work.work_id] = Piece(work)
+            self._queue.append(work.work_id)
+            await self._notify()
+
+    async def claim_slot(self, ahead: bool = False) -> str | None:
+        """A name for a new slot, where work waits that no open slot is free for; the caller must then open it.
+
+        Args:
+            ahead: open it even though no work waits yet.
+        """
+        busy = sum(piece.state == "leased" for piece in self._pieces.values())
+        free = len(self._slots) - busy
+        needed = ahead or len(self._queue) > free
+        if self._closed or not needed or len(self._slots) >= self._max_slots:
+            return None
+        self._num_opened += 1
+        name = f"slot-{self._num_opened}"
+        self._slots.add(name)
+        return name
+
+    async def lease(self, slot: str) -> Work | str:
+        """The next piece for a slot: its unfinished one first. `WAIT` after a while without work, `CLOSED` at the end."""
+        held = next((piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"), None)
+        if held is not None:
+            self._count_attempt(held)
+            await self._notify()
+            if not held.is_over:
+                return held.work
+        if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
+            return WAIT
+        if self._closed:
+            return CLOSED
+        piece = self._pieces[self._queue.popleft()]
+        piece.state, piece.slot = "leased", slot
+        self._count_attempt(piece)
+        return piece.work
+
+    async def report(self, work_id: str, event: Event) -> None:
+        """Progress of a leased piece."""
+        await self._record(work_id, {"kind": "progress", **event})
+
+    async def finish(self, work_id: str, result: dict[str, Any]) -> None:
+        self._pieces[work_id].state = "finished"
+        await self._record(work_id, {"kind": "finished", "result": result})
+
+    async def fail(self, work_id: str, error: str, exit_status: int) -> None:
+        """An error that a retry would not cure: of input, config, numbers or code."""
+        self._pieces[work_id].state = "failed"
+        await self._record(work_id, {"kind": "failed", "error": error, "exit_status": exit_status})
+
+    async def slot_lost(self, slot: str, error: str) -> None:
+        """A slot is gone for good: its piece goes back to the queue, or fails when its attempts are used up."""
+        self._slots.discard(slot)
+        for work_id, piece in self._pieces.items():
+            if piece.slot == slot and piece.state == "leased":
+                piece.slot = ""
+                if piece.attempts > self._max_failures:
+                    await self.fail(work_id, error, 5)
+                else:
+                    piece.state = "queued"
+                    self._queue.appendleft(work_id)
+        await self._notify()
+
+    async def events(self, work_id: str, after: int, timeout_s: float) -> list[Event]:
+        """Events of a piece beyond the first `after`, waiting for one up to `timeout_s`."""
+        piece = self._pieces[work_id]
+        await self._until(lambda: len(piece.events) > after, timeout_s)
+        return piece.events[after:]
+
+    async def slot_of(self, work_id: str) -> str:
+        """The slot that holds a piece, or an empty string."""
+        piece = self._pieces[work_id]
+        return piece.slot if piece.state == "leased" else ""
+
+    async def snapshot(self) -> list[dict[str, Any]]:
+        """State and newest progress of every piece, for the live table."""
+        return [
+            {
+                "work_id": work_id,
+                "kind": piece.work.kind,
+                "trial": piece.work.trial.model_dump() if piece.work.trial else None,
+                "state": piece.state,
+                "slot": piece.slot,
+                "attempts": piece.attempts,
+                "last": next((e for e in reversed(piece.events) if e["kind"] == "progress"), None),
+            }
+            for work_id, piece in self._pieces.items()
+        ]
+
+    async def close(self) -> list[str]:
+        """No more work: slots that wait are sent home. Returns the names of all that are open."""
+        self._closed = True
+        await self._notify()
+        return sorted(self._slots)
+
+    def _count_attempt(self, piece: Piece) -> None:
+        piece.attempts += 1
+        if piece.attempts > self._max_failures + 1:
+            piece.state = "failed"
+            reason = f"lost its workers {self._max_failures + 1} times; see the logs of {piece.slot}"
+            piece.events.append({"kind": "failed", "error": reason, "exit_status": 5})
+
+    async def _record(self, work_id: str, event: Event) -> None:
+        self._pieces[work_id].events.append(event)
+        await self._notify()
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether the condition came true in time."""
+
+        async def wait() -> None:
+            async with self._changed:
+                await self._changed.wait_for(condition)
+
+        try:
+            await asyncio.wait_for(wait(), timeout_s)
+        except asyncio.TimeoutError:  # noqa: UP041  # its own class before Python 3.11
+            return False
+        return True
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

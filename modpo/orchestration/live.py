@@ -1,0 +1,100 @@
+"""What a user sees while a run goes on: a live table on a terminal, one line per change elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+REFRESH_S = 1.0
+
+Snapshot = Callable[[], list[dict[str, Any]]]
+
+
+class Watcher:
+    """Told of every stage, and shown the desk while work goes on. This one keeps silent: Python callers use it."""
+
+    def stage(self, name: str, *, skipped: bool) -> None:
+        """A stage begins, or has nothing to do."""
+
+    @contextmanager
+    def watching(self, snapshot: Snapshot) -> Iterator[None]:
+        """Shows the desk for the length of a block."""
+        yield
+
+
+class ConsoleWatcher(Watcher):
+    """Draws a live table on a terminal; writes one line for each change of state into a file or pipe."""
+
+    def __init__(self, console: Console, objective_names: tuple[str, ...]) -> None:
+        self._console, self._names = console, objective_names
+        self._stage = ""
+        self._started = time.monotonic()
+        self._states: dict[str, str] = {}
+        self._first_steps: dict[str, tuple[int, float]] = {}
+
+    def stage(self, name: str, *, skipped: bool) -> None:
+        self._stage = name
+        self._console.print(f"[bold]{name}[/bold]" + (" [dim]already there, skipped[/dim]" if skipped else ""))
+
+    @contextmanager
+    def watching(self, snapshot: Snapshot) -> Iterator[None]:
+        over = threading.Event()
+        show = self._draw if self._console.is_terminal else self._write_changes
+        thread = threading.Thread(target=show, args=(snapshot, over), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=5 * REFRESH_S)
+
+    def _draw(self, snapshot: Snapshot, over: threading.Event) -> None:
+        with Live(console=self._console, refresh_per_second=2, transient=True) as live:
+            while not over.wait(REFRESH_S):
+                live.update(self._table(snapshot()))
+
+    def _write_changes(self, snapshot: Snapshot, over: threading.Event) -> None:
+        finished = False
+        while not finished:
+            finished = over.wait(REFRESH_S)
+            for piece in snapshot():
+                if self._states.get(piece["work_id"]) != piece["state"]:
+                    self._states[piece["work_id"]] = piece["state"]
+                    elapsed = time.monotonic() - self._started
+                    where = f" on {piece['slot']}" if piece["state"] == "leased" else ""
+                    self._console.print(f"  {elapsed:6.1f} s  {piece['work_id']}: {piece['state']}{where}", highlight=False)
+
+    def _table(self, pieces: list[dict[str, Any]]) -> Table:
+        table = Table(title=f"{self._stage} · {time.monotonic() - self._started:.0f} s", title_justify="left")
+        for column in ("work", *self._names, "state", "step", "loss", "ETA"):
+            table.add_column(column, justify="left" if column in ("work", "state") else "right")
+        for piece in pieces:
+            table.add_row(*self._row(piece))
+        return table
+
+    def _row(self, piece: dict[str, Any]) -> list[str]:
+        last, trial = piece["last"] or {}, piece["trial"]
+        weights = [f"{w:.2f}" for w in trial["weights"]] if trial else ["" for _ in self._names]
+        step, num_steps = last.get("step"), last.get("num_steps")
+        is_training = step is not None and piece["state"] == "leased"
+        return [
+            piece["kind"],
+            *weights,
+            last.get("phase", "training" if is_training else piece["state"]),
+            f"{step}/{num_steps}" if step is not None else "",
+            f"{last['loss']:.4f}" if "loss" in last else "",
+            f"{self._remaining(piece['work_id'], step, num_steps):.0f} s" if is_training else "",
+        ]
+
+    def _remaining(self, work_id: str, step: int, num_steps: int) -> float:
+        """Seconds left at the pace since the first report."""
+        first_step, since = self._first_steps.setdefault(work_id, (step, time.monotonic()))
+        pace = (time.monotonic() - since) / (step - first_step) if step > first_step else 0.0
+        return pace * (num_steps - step)

@@ -1,0 +1,255 @@
+"""A whole run: prepare, sft, reference, vertices, annotate, sweep, report. The same call resumes."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from modpo.artifacts import digest_of, is_complete, read_json, write_json
+from modpo.config.tree import SweepConfig
+from modpo.data.loading import LoadedData
+from modpo.errors import ConflictError, Problem, TrialError
+from modpo.ledger import final_dir, read_point
+from modpo.orchestration.inputs import load_inputs, resolve_demo
+from modpo.orchestration.live import Watcher
+from modpo.orchestration.plan import FREE_SECTIONS, identity_digest, plan_sweep
+from modpo.orchestration.session import Session
+from modpo.orchestration.stages import (
+    RunState,
+    annotation_is_done,
+    missing_points,
+    missing_vertices,
+    run_annotation,
+    run_points,
+    run_sft,
+    sft_is_done,
+)
+
+Timings = dict[str, dict[str, Any]]
+
+RECORDED_VERSIONS = ("modpo", "ray", "torch", "deepspeed", "transformers", "peft", "datasets", "moocore")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: whether it has nothing to do, and how to do it."""
+
+    name: str
+    is_done: Callable[[], bool]
+    run: Callable[[], object]
+
+
+def run_pipeline(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
+    """Runs what is missing of a checked sweep and returns the report's summary.
+
+    Raises:
+        InputError: of the data; before anything is started.
+        ConflictError: the run's folder holds another config, or another process runs it.
+        SetupError: the cluster lacks what the config asks for.
+        TrialError: trials failed; all others are finished and the report is written.
+    """
+    with _opened(config, watcher) as (state, data):
+        earlier = read_stages(state.run_dir)
+        timings = {stage.name: _run_stage(stage, watcher, earlier) for stage in _stages(state, data)}
+    return _report(state, timings, watcher)
+
+
+def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
+    """Measures every trained point that has no evaluation under the config's settings; trains nothing.
+
+    Raises:
+        TrialError: a measurement failed.
+    """
+    with _opened(config, watcher) as (state, _):
+        trained = [trial for trial in missing_points(state) if (final_dir(state.run_dir, trial)).exists()]
+        stage = Stage("evaluate", lambda: not trained, lambda: run_points(state, "point", trained))
+        earlier = read_stages(state.run_dir)
+        timings = earlier | {"evaluate": _run_stage(stage, watcher, earlier)}
+    return _report(state, timings, watcher)
+
+
+@contextmanager
+def _opened(config: SweepConfig, watcher: Watcher) -> Iterator[tuple[RunState, LoadedData]]:
+    """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
+    run_dir = run_path(config)
+    with hold(run_dir, config):
+        resolved = resolve_demo(config, run_dir)
+        data, inputs = load_inputs(resolved)
+        plan = plan_sweep(resolved, inputs)
+        _write_manifest(run_dir, config, [trial.trial_id for trial in plan.points])
+        with Session(resolved, run_dir, num_trials=len(plan.trials)) as session, watcher.watching(session.snapshot):
+            yield RunState(resolved, run_dir, plan, session), data
+
+
+def run_path(config: SweepConfig) -> Path:
+    return (Path(config.storage_path) / config.name).absolute()
+
+
+@contextmanager
+def hold(run_dir: Path, config: SweepConfig) -> Iterator[None]:
+    """Keeps other processes and other configs out of a run's folder.
+
+    Raises:
+        ConflictError: another process holds it, or it belongs to another config.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConflictError(
+                Problem(
+                    code="MS-311",
+                    what="another process works on this run",
+                    where=str(run_dir),
+                    remedy="wait for it, watch it with `modpo status`, or choose another name",
+                )
+            ) from error
+        _refuse_other_config(run_dir, config)
+        yield
+
+
+def _refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
+    manifest = run_dir / "run.json"
+    if not manifest.exists():
+        return
+    stored = read_json(manifest)
+    if stored["config_digest"] == identity_digest(config):
+        return
+    now = config.model_dump(mode="json")
+    changed = [key for key in now if key not in FREE_SECTIONS and now[key] != stored["config"].get(key)]
+    raise ConflictError(
+        Problem(
+            code="MS-312",
+            what="the run's folder belongs to another config",
+            where=str(run_dir),
+            got=f"changed: {', '.join(changed)}",
+            wanted=f"changes in {', '.join(FREE_SECTIONS)} only",
+            remedy="give the sweep another name, or undo the change",
+        )
+    )
+
+
+def _stages(state: RunState, data: LoadedData) -> list[Stage]:
+    config, inputs, plan = state.config, state.inputs, state.plan
+    prepared = Path(inputs.prepared)
+
+    def prepare() -> None:
+        # transformers takes seconds to import; slots start meanwhile.
+        from modpo.data.prepare import write_prepared
+
+        _ = state.session.settings
+        write_prepared(prepared, config, data, model_path=config.model.name_or_path)
+
+    return [
+        Stage("prepare", lambda: is_complete(prepared), prepare),
+        Stage("sft", lambda: sft_is_done(state), lambda: run_sft(state)),
+        Stage(
+            "reference", lambda: annotation_is_done(state, "reference"), lambda: run_annotation(state, "reference")
+        ),
+        Stage("vertices", lambda: not missing_vertices(state), lambda: _run_vertices(state)),
+        Stage("annotate", lambda: annotation_is_done(state, "rewards"), lambda: run_annotation(state, "rewards")),
+        Stage("sweep", lambda: not missing_points(state), lambda: run_points(state, "point", plan.points)),
+    ]
+
+
+def _run_vertices(state: RunState) -> None:
+    """Trains all vertices; goes on without one only where no margin reward comes from it."""
+    run_points(state, "vertex", list(state.plan.vertices.values()))
+    missing = {trial.trial_id for trial in missing_vertices(state)}
+    needed = [
+        state.plan.vertices[objective.name].trial_id
+        for objective in state.config.objectives
+        if (implicit := state.config.implicit_reward(objective)) is not None and implicit.adapter is None
+    ]
+    failed = [trial_id for trial_id in needed if trial_id in missing]
+    if failed:
+        raise _failures(state.run_dir, failed)
+
+
+def _run_stage(stage: Stage, watcher: Watcher, earlier: Timings) -> dict[str, Any]:
+    """Seconds and whether it was skipped; a skipped stage keeps the seconds that it once took."""
+    started = time.monotonic()
+    skipped = stage.is_done()
+    watcher.stage(stage.name, skipped=skipped)
+    if skipped:
+        return {"seconds": earlier.get(stage.name, {}).get("seconds", 0.0), "skipped": True}
+    stage.run()
+    return {"seconds": round(time.monotonic() - started, 3), "skipped": False}
+
+
+def _report(state: RunState, timings: Timings, watcher: Watcher) -> dict[str, Any]:
+    """Writes the report over whatever finished, then raises for what failed."""
+    run_dir, earlier = state.run_dir, read_stages(state.run_dir)
+    digest = _report_digest(run_dir)
+
+    def report() -> None:
+        # plotly and pandas are loaded last, and only here.
+        from modpo.analysis.report import write_report
+
+        write_json(run_dir / "stages.json", timings)
+        write_report(run_dir)
+        write_json(run_dir / "report" / "digest.json", {"digest": digest})
+
+    def is_done() -> bool:
+        path = run_dir / "report" / "digest.json"
+        return path.exists() and read_json(path)["digest"] == digest
+
+    stages = timings | {"report": _run_stage(Stage("report", is_done, report), watcher, earlier)}
+    write_json(run_dir / "stages.json", stages)
+    summary: dict[str, Any] = read_json(run_dir / "report" / "summary.json") | {"stages": stages}
+    write_json(run_dir / "report" / "summary.json", summary)
+    missing = [trial.trial_id for trial in missing_points(state)]
+    if missing:
+        raise _failures(run_dir, missing)
+    return summary
+
+
+def _report_digest(run_dir: Path) -> str:
+    """Changes with the sweep's points and with every word that the ledger has on them."""
+    manifest = read_json(run_dir / "run.json")
+    records = [read_point(run_dir, trial_id) for trial_id in manifest["trials"]]
+    return digest_of([manifest, [r.model_dump(mode="json", exclude={"updated_at"}) if r else None for r in records]])
+
+
+def read_stages(run_dir: Path) -> Timings:
+    path = run_dir / "stages.json"
+    stages: Timings = read_json(path) if path.exists() else {}
+    return stages
+
+
+def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError:
+    records = {trial_id: read_point(run_dir, trial_id) for trial_id in trial_ids}
+    return TrialError(
+        Problem(
+            code="MS-503",
+            what=f"trial {trial_id} failed",
+            where=str(run_dir / "points" / trial_id),
+            got=record.error if record and record.error else "it never started",
+            remedy="mend the cause and run the same command again: everything finished is kept",
+        )
+        for trial_id, record in records.items()
+    )
+
+
+def _write_manifest(run_dir: Path, config: SweepConfig, trial_ids: list[str]) -> None:
+    """The run's identity. Written again by every call, with the points of the present sweep."""
+    path = run_dir / "run.json"
+    created = read_json(path)["created_at"] if path.exists() else datetime.now(timezone.utc).isoformat()
+    write_json(
+        path,
+        {
+            "config": config.model_dump(mode="json"),
+            "config_digest": identity_digest(config),
+            "created_at": created,
+            "trials": trial_ids,
+            "versions": {name: version(name) for name in RECORDED_VERSIONS},
+        },
+    )

@@ -1,0 +1,95 @@
+"""One run's hold on a cluster: connected, with a desk and slots, from the first piece of work to the end of the run."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from modpo.config.spec import Work
+from modpo.config.tree import SweepConfig
+from modpo.errors import Problem, TrialError
+from modpo.orchestration.cluster import connected, node_shapes, start_desk
+from modpo.orchestration.resources import plan_resources
+from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """Connects when work is first needed: a run whose stages are all there never starts Ray.
+
+    Use as a context manager; leaving it ends the slots and, on this machine, the private cluster.
+    """
+
+    def __init__(self, config: SweepConfig, run_dir: Path, *, num_trials: int) -> None:
+        self._config, self._run_dir, self._num_trials = config, run_dir, num_trials
+        self._stack = ExitStack()
+        self._settings: SlotSettings | None = None
+        self._desk: Any = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settings is not None:
+            end_slots(self._settings, patience_s=5.0 if error is None else 0.0)
+        self._stack.close()
+
+    @property
+    def settings(self) -> SlotSettings:
+        """How slots are opened; connects on first use and opens all slots, so that their start-ups overlap.
+
+        Raises:
+            SetupError: the cluster does not answer, or not even one trial fits it.
+        """
+        if self._settings is None:
+            started = time.monotonic()
+            self._stack.enter_context(connected())
+            resources = plan_resources(self._config.resources, node_shapes(), num_trials=self._num_trials)
+            desk = f"desk-{uuid.uuid4().hex[:12]}"
+            self._desk = start_desk(
+                desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures
+            )
+            self._settings = SlotSettings(desk, str(self._run_dir / "train"), resources)
+            open_ahead(resources.slots, self._settings)
+            logger.info("cluster ready in %.1f s: %d slots", time.monotonic() - started, resources.slots)
+        return self._settings
+
+    @property
+    def num_slots(self) -> int:
+        return self.settings.resources.slots
+
+    def perform_all(self, works: Sequence[Work]) -> None:
+        """Does pieces of work side by side and waits for all.
+
+        Raises:
+            TrialError: with the root cause of every piece that failed.
+        """
+        settings = self.settings
+        with ThreadPoolExecutor(max_workers=max(1, len(works))) as pool:
+            ends = list(pool.map(lambda work: list(perform(work, settings))[-1], works))
+        problems = [
+            Problem(code="MS-502", what=f"{work.work_id} failed", got=end["error"], remedy="mend the cause and run again")
+            for work, end in zip(works, ends, strict=True)
+            if end["kind"] == "failed"
+        ]
+        if problems:
+            raise TrialError(problems)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """What the desk knows of every piece of work; empty before the session has connected."""
+        if self._desk is None:
+            return []
+        pieces: list[dict[str, Any]] = ray.get(self._desk.snapshot.remote())
+        return pieces

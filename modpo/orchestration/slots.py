@@ -1,0 +1,168 @@
+"""A slot: one long-lived Ray Train run whose workers take one piece of work after another from the desk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from modpo.config.spec import Work
+from modpo.errors import root_cause
+from modpo.orchestration.cluster import NAMESPACE
+from modpo.orchestration.desk import Event
+from modpo.orchestration.resources import ResourcePlan
+
+# A slot restarts after every lost worker; the desk counts the losses of each piece of work and gives up on it.
+MAX_SLOT_RESTARTS = 1000
+POLL_S = 5.0
+
+
+@dataclass(frozen=True)
+class SlotSettings:
+    """What opening a slot takes: plain values, so that a Tune trial can carry them.
+
+    Attributes:
+        desk: name of the desk's actor.
+        storage_path: where Ray Train keeps its own files.
+    """
+
+    desk: str
+    storage_path: str
+    resources: ResourcePlan
+
+
+class Slot:
+    """The driver of one Train run. It lives on after the trial that opened it, so that the next one can use it."""
+
+    def __init__(self, name: str, settings: SlotSettings) -> None:
+        """Launches the Train run and returns at once."""
+        self._name, self._settings = name, settings
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def ping(self) -> None:
+        """Answers while the driver lives."""
+
+    def wait(self) -> None:
+        """Returns when the Train run has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        # Imported in this process alone: Tune's trials import this module too, and need no torch in memory.
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        resources = self._settings.resources
+        trainer = TorchTrainer(
+            _train_loop,
+            train_loop_config={"desk": self._settings.desk, "slot": self._name},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.num_workers,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=resources.worker,
+            ),
+            run_config=ray.train.RunConfig(
+                # The desk's name is new in every session, so Train finds no state of an earlier one to resume from.
+                name=f"{self._settings.desk}-{self._name}",
+                storage_path=self._settings.storage_path,
+                failure_config=ray.train.FailureConfig(max_failures=MAX_SLOT_RESTARTS),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            trainer.fit()
+            reason = "its Train run ended"
+        except Exception as error:  # noqa: BLE001  # whatever ended the run, its work must go back to the desk
+            reason = root_cause(error)
+        desk = ray.get_actor(self._settings.desk, namespace=NAMESPACE)
+        ray.get(desk.slot_lost.remote(self._name, reason))
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    # Only a worker needs transformers and DeepSpeed; the helpers of a Train run unpickle this function as well.
+    from modpo.orchestration.worker import work_until_closed
+
+    work_until_closed(config)
+
+
+def perform(work: Work, settings: SlotSettings) -> Iterator[Event]:
+    """Has a slot do a piece of work; yields its reports, `finished` or `failed` last.
+
+    Opens a slot where none is free and the cluster has room for one more. Calling it again for the same work follows
+    the same piece, from its first report on.
+    """
+    desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
+    ray.get(desk.submit.remote(work))
+    seen = 0
+    while True:
+        _open_if_needed(desk, settings)
+        events = ray.get(desk.events.remote(work.work_id, seen, POLL_S))
+        seen += len(events)
+        yield from events
+        if events and events[-1]["kind"] in ("finished", "failed"):
+            return
+        if not events:
+            _report_if_dead(desk, ray.get(desk.slot_of.remote(work.work_id)), settings)
+
+
+def open_ahead(count: int, settings: SlotSettings) -> None:
+    """Opens slots before there is work for them: their start-up then overlaps with what comes first."""
+    desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
+    for _ in range(count):
+        _open_if_needed(desk, settings, ahead=True)
+
+
+def end_slots(settings: SlotSettings, *, patience_s: float) -> None:
+    """Sends all slots home, and ends those that have not gone in time."""
+    desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
+    names = ray.get(desk.close.remote())
+    for name in names:
+        actor = _find(name, settings)
+        if actor is None:
+            continue
+        try:
+            ray.get(actor.wait.remote(), timeout=patience_s)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            pass
+        ray.kill(actor)
+
+
+def _open_if_needed(desk: Any, settings: SlotSettings, *, ahead: bool = False) -> None:
+    name = ray.get(desk.claim_slot.remote(ahead))
+    if name is None:
+        return
+    driver = settings.resources.driver
+    slot: Any = ray.remote(Slot).options(
+        name=f"{settings.desk}-{name}",
+        namespace=NAMESPACE,
+        # Detached: it must outlive the trial that opened it. `end_slots` ends it.
+        lifetime="detached",
+        num_cpus=driver.get("CPU", 0),
+        resources={resource: amount for resource, amount in driver.items() if resource != "CPU"},
+        max_concurrency=4,
+    )
+    slot.remote(name, settings)
+
+
+def _report_if_dead(desk: Any, name: str, settings: SlotSettings) -> None:
+    """Tells the desk when a slot's driver is gone: nobody else would, and its work would wait for ever."""
+    if not name:
+        return
+    actor = _find(name, settings)
+    try:
+        if actor is not None:
+            ray.get(actor.ping.remote())
+            return
+    except ray.exceptions.RayActorError:
+        pass
+    ray.get(desk.slot_lost.remote(name, "the slot's driver died"))
+
+
+def _find(name: str, settings: SlotSettings) -> Any:
+    try:
+        return ray.get_actor(f"{settings.desk}-{name}", namespace=NAMESPACE)
+    except ValueError:
+        return None

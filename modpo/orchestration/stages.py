@@ -1,0 +1,122 @@
+"""The stages of a run: each makes one artefact (or the points of the ledger) from those before it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modpo.artifacts import is_complete, stage_path
+from modpo.config.spec import StageInputs, TrialSpec, Work
+from modpo.config.tree import SweepConfig
+from modpo.ledger import final_dir, is_finished, read_point
+from modpo.orchestration.plan import SweepPlan
+from modpo.orchestration.session import Session
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What every stage works on: the resolved config, the run's folder, the plan, and the hold on the cluster."""
+
+    config: SweepConfig
+    run_dir: Path
+    plan: SweepPlan
+    session: Session
+
+    @property
+    def inputs(self) -> StageInputs:
+        """Where each artefact is, or will be when its stage has run."""
+        plan, config = self.plan, self.config
+        return StageInputs(
+            prepared=str(stage_path(self.run_dir, "prepared", plan.prepared)),
+            start_model=(
+                str(stage_path(self.run_dir, "start_model", plan.start_model))
+                if config.sft
+                else config.model.name_or_path
+            ),
+            reference=str(stage_path(self.run_dir, "reference", plan.reference)),
+            rewards=str(stage_path(self.run_dir, "rewards", plan.rewards)),
+            vertices={
+                name: str(final_dir(self.run_dir, trial)) for name, trial in plan.vertices.items()
+            },
+        )
+
+    def work(self, kind: Literal["sft", "vertex", "point"], work_id: str, trial: TrialSpec | None = None) -> Work:
+        return Work(
+            work_id=work_id,
+            kind=kind,
+            run_dir=str(self.run_dir),
+            config=self.config,
+            inputs=self.inputs,
+            output=self.inputs.start_model,
+            trial=trial,
+        )
+
+
+def sft_is_done(state: RunState) -> bool:
+    return state.config.sft is None or is_complete(Path(state.inputs.start_model))
+
+
+def run_sft(state: RunState) -> None:
+    state.session.perform_all([state.work("sft", f"sft-{state.plan.start_model}")])
+    shutil.rmtree(state.run_dir / "work" / f"sft-{state.plan.start_model}", ignore_errors=True)
+
+
+def annotation_is_done(state: RunState, kind: Literal["reference", "rewards"]) -> bool:
+    return is_complete(Path(getattr(state.inputs, kind)))
+
+
+def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> None:
+    """Scores every completion once, in as many shards as there are slots, and joins them to one table."""
+    # Imported when there is something to join: a run that is complete never loads torch.
+    from modpo.annotate import ANNOTATE_VERSION, merge_shards
+
+    output = Path(getattr(state.inputs, kind))
+    count = state.session.num_slots
+    works = [
+        Work(
+            work_id=f"{output.name}-{index}-of-{count}",
+            kind=kind,
+            run_dir=str(state.run_dir),
+            config=state.config,
+            inputs=state.inputs,
+            output=str(state.run_dir / "work" / f"{output.name}-of-{count}"),
+            shard=(index, count),
+        )
+        for index in range(count)
+    ]
+    state.session.perform_all(works)
+    merge_shards(works[0], output=output, description={"stage": kind, "version": ANNOTATE_VERSION})
+    shutil.rmtree(works[0].output, ignore_errors=True)
+
+
+def missing_vertices(state: RunState) -> list[TrialSpec]:
+    """Vertices that are not trained yet."""
+    records = {t.trial_id: read_point(state.run_dir, t.trial_id) for t in state.plan.vertices.values()}
+    return [
+        trial
+        for trial in state.plan.vertices.values()
+        if (record := records[trial.trial_id]) is None or record.status not in ("trained", "finished")
+    ]
+
+
+def missing_points(state: RunState) -> list[TrialSpec]:
+    """Points of the sweep that are not trained and measured yet."""
+    return [trial for trial in state.plan.points if not is_finished(state.run_dir, state.config, trial)]
+
+
+def run_points(state: RunState, kind: Literal["vertex", "point"], trials: Sequence[TrialSpec]) -> None:
+    """Runs every trial through Tune; those that are finished are reported at once and not run again."""
+    # Tune takes seconds to import.
+    from modpo.orchestration.sweep import run_sweep
+
+    works = [state.work(kind, f"{kind}-{trial.trial_id}", trial) for trial in trials]
+    run_sweep(
+        works,
+        state.session.settings,
+        state.config.trackers,
+        name="vertices" if kind == "vertex" else "sweep",
+        storage_path=str(state.run_dir / "tune"),
+    )

@@ -1,0 +1,169 @@
+"""What a slot's workers do: lease a piece of work, perform it, report, and lease the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch.distributed as dist
+
+from modpo.annotate import annotate_shard
+from modpo.config.spec import Work
+from modpo.errors import ModpoError, root_cause
+from modpo.evaluation.evaluate import evaluate_point
+from modpo.evaluation.early_stopping import early_stopping_hook
+from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
+from modpo.orchestration.cluster import NAMESPACE
+from modpo.orchestration.desk import CLOSED, WAIT
+from modpo.telemetry import MetricsFile, quiet_libraries
+from modpo.training.loop import Hook, Progress
+from modpo.training.point import train_point
+from modpo.training.sft import train_sft
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def work_until_closed(config: dict[str, Any]) -> None:
+    """The train loop of a slot (`train_loop_per_worker`): every rank runs it.
+
+    Args:
+        config: `desk`, the name of the desk's actor, and `slot`, this slot's name.
+    """
+    quiet_libraries()
+    rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
+    while True:
+        leased = _shared(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
+        if leased == CLOSED:
+            return
+        if leased != WAIT:
+            _perform(Work.model_validate(leased), desk, rank)
+
+
+def _perform(work: Work, desk: Any, rank: int) -> None:
+    """One piece of work from start to its last report; an error is the piece's own and never the slot's."""
+
+    def report(event: dict[str, Any]) -> None:
+        if rank == 0:
+            ray.get(desk.report.remote(work.work_id, event))
+
+    try:
+        result = _WORK[work.kind](work, report, rank)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it becomes this point's root cause
+        cause = root_cause(error)
+        logger.error("%s failed: %s\n%s", work.work_id, cause, traceback.format_exc())
+        if work.trial is not None:
+            update_point(Path(work.run_dir), work.trial, status="failed", error=cause)
+        ray.get(desk.fail.remote(work.work_id, cause, error.exit_status if isinstance(error, ModpoError) else 5))
+        if dist.get_world_size() > 1:
+            # The other ranks may wait in a collective: only a new group of workers is clean.
+            raise
+    else:
+        if rank == 0:
+            ray.get(desk.finish.remote(work.work_id, result))
+
+
+def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    """Trains a point, then measures it with the same workers; the ledger has both before the desk hears of it.
+
+    A vertex is measured later, as a point: the implicit rewards of a measurement need all vertices.
+    """
+    assert work.trial is not None
+    run_dir, trial, context = Path(work.run_dir), work.trial, ray.train.get_context()
+    started, devices = time.monotonic(), context.get_world_size()
+    before = read_point(run_dir, trial.trial_id)
+    earlier = before.device_seconds if before else 0.0
+
+    def device_seconds() -> float:
+        return earlier + devices * (time.monotonic() - started)
+
+    def on_progress(progress: Progress) -> None:
+        update_point(
+            run_dir, trial, step=progress.step, num_steps=progress.num_steps, device_seconds=device_seconds()
+        )
+
+    if rank == 0:
+        update_point(run_dir, trial, status="running", error="", attempts=(before.attempts if before else 0) + 1)
+    hooks = _hooks(work, report, rank, on_progress)
+    if work.config.training.early_stopping is not None:
+        hooks.append(early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device()))
+    final = final_dir(run_dir, trial)
+    if not final.exists():
+        train_point(work, hooks=hooks)
+    if rank == 0:
+        relative = str(final.relative_to(run_dir))
+        update_point(run_dir, trial, status="trained", device_seconds=device_seconds(), final=relative)
+    return {} if work.kind == "vertex" else _measure(work, report, rank, device_seconds)
+
+
+def _measure(work: Work, report: Report, rank: int, device_seconds: Callable[[], float]) -> dict[str, Any]:
+    """Evaluates a trained point and writes the ledger's last word on it."""
+    assert work.trial is not None
+    report({"phase": "evaluating"})
+    run_dir, world_size = Path(work.run_dir), ray.train.get_context().get_world_size()
+    result = evaluate_point(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())
+    spent = device_seconds()
+    if rank == 0:
+        folder = str(evaluation_dir(run_dir, work.config, work.trial).relative_to(run_dir))
+        update_point(
+            run_dir, work.trial, status="finished", device_seconds=spent, evaluation=folder, result=result
+        )
+    return {"summary": result, "device_seconds": spent}
+
+
+def _sft(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    return {"steps": train_sft(work, hooks=_hooks(work, report, rank))}
+
+
+def _annotate(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    report({"phase": "scoring"})
+    world_size = ray.train.get_context().get_world_size()
+    return {"rows": annotate_shard(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())}
+
+
+_WORK: dict[str, Callable[[Work, Report, int], dict[str, Any]]] = {
+    "sft": _sft,
+    "reference": _annotate,
+    "rewards": _annotate,
+    "vertex": _point,
+    "point": _point,
+}
+
+
+def _hooks(
+    work: Work, report: Report, rank: int, on_progress: Callable[[Progress], None] | None = None
+) -> list[Hook]:
+    """Rows of metrics for the desk and for metrics.jsonl, every logging_steps."""
+    settings = work.config.sft if work.kind == "sft" else work.config.training
+    assert settings is not None
+    folder = Path(work.run_dir) / "work" / work.work_id
+    if work.trial is not None:
+        folder = point_dir(Path(work.run_dir), work.trial.trial_id)
+    metrics = MetricsFile(folder / "metrics.jsonl")
+
+    def log(progress: Progress) -> bool:
+        if rank == 0:
+            row = {"step": progress.step, "num_steps": progress.num_steps, **progress.metrics}
+            metrics.append(row)
+            report(row)
+            if on_progress is not None:
+                on_progress(progress)
+        return False
+
+    return [Hook(settings.logging_steps, log)]
+
+
+def _shared(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    holder = [value.model_dump(mode="json") if isinstance(value, Work) else value]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(holder, src=0)
+    return holder[0]

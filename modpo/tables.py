@@ -1,0 +1,95 @@
+"""Results on a terminal: what `plan`, `status`, `doctor` and the end of a run print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from modpo.config.tree import SweepConfig
+from modpo.ledger import read_point
+
+if TYPE_CHECKING:
+    from modpo.doctor import Finding
+    from modpo.orchestration.overview import Overview
+
+
+def print_overview(console: Console, config: SweepConfig, overview: Overview) -> None:
+    """Trials with their primary objective and steps, then how they fit."""
+    names = config.objective_names
+    points = {trial.trial_id for trial in overview.plan.points}
+    table = _table("trial", *names, "primary", "beta", "seed", "steps", "as")
+    for trial in overview.plan.trials:
+        primary = names[trial.primary]
+        role = "point" if trial.trial_id in points else "vertex for its margin"
+        weights = (f"{weight:.3f}" for weight in trial.weights)
+        steps = str(overview.steps[primary])
+        table.add_row(trial.trial_id, *weights, primary, f"{trial.beta:g}", str(trial.seed), steps, role)
+    console.print(table)
+    resources = overview.resources
+    worker = " and ".join(f"{amount:g} {name}" for name, amount in resources.worker.items())
+    for name, count in overview.pairs.items():
+        console.print(f"{name}: {count} pairs")
+    console.print(f"each trial: {resources.num_workers} worker(s) with {worker}")
+    console.print(f"{resources.slots} at once, in {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers")
+
+
+def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -> None:
+    """One row a point of the present sweep, straight from the ledger."""
+    table = _table("trial", "status", "step", "attempts", "device s", "error")
+    for trial_id in manifest["trials"]:
+        record = read_point(run_dir, trial_id)
+        if record is None:
+            table.add_row(trial_id, "pending", "", "", "", "")
+            continue
+        step = f"{record.step}/{record.num_steps}"
+        seconds = f"{record.device_seconds:.0f}"
+        table.add_row(trial_id, record.status, step, str(record.attempts), seconds, record.error)
+    console.print(table)
+
+
+def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -> None:
+    """The front as a table, its hypervolume, and where everything is."""
+    names = [objective["name"] for objective in summary["objectives"]]
+    exact = ["KL to exact"] if any(point.get("kl_to_exact") is not None for point in summary["points"]) else []
+    table = _table(*(f"w {name}" for name in names), *names, "KL", "J_w", "length", "device s", "", *exact)
+    for point in summary["points"]:
+        weights = [f"{point['weights'][name]:.2f}" for name in names]
+        if point["status"] != "finished":
+            table.add_row(*weights, f"[red]{point['status']}[/red]")
+            continue
+        values = [_interval(point["objectives"][name]) for name in names]
+        row = [*weights, *values, _interval(point["kl"]), _interval(point["j_w"]), f"{point['length']:.1f}"]
+        row += [f"{point['device_seconds']:.0f}", "dominated" if point["dominated"] else ""]
+        table.add_row(*row, *([f"{point['kl_to_exact']:.4f}"] if point.get("kl_to_exact") is not None else []))
+    console.print(table)
+    volume = summary["hypervolume"]
+    if volume and volume["value"] is not None:
+        corner = ", ".join(f"{name} {value:.3g}" for name, value in volume["hv_ref_point"].items())
+        console.print(f"hypervolume {_interval(volume)} above {corner}")
+    if summary.get("exact"):
+        console.print(f"exact front: hypervolume {summary['exact']['hypervolume']:.3f}")
+    console.print(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    colours = {"fine": "green", "note": "yellow", "broken": "red"}
+    table = _table("", "what", "found", "do")
+    for finding in findings:
+        verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+        table.add_row(verdict, finding.what, finding.found, finding.remedy)
+    console.print(table)
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table

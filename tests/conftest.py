@@ -1,0 +1,92 @@
+"""Fixtures of all layers: a blocked network, and the demo world written once per test session."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything imports huggingface_hub or datasets, which read these once.
+_HUB_CACHE = tempfile.TemporaryDirectory(prefix="modpo-tests-hub-")
+os.environ["HF_HOME"] = _HUB_CACHE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+WORLD_SEED = 7
+WORLD_CORPUS_SIZE = 400
+WORLD_PAIRS_PER_OBJECTIVE = 60
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test tried to reach another machine."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blocked_network() -> Iterator[type[NetworkBlockedError]]:
+    """Streams to other machines fail in this process; unix sockets, datagrams and this machine itself are open."""
+    original = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and self.type & socket.SOCK_STREAM and not _is_this_machine(address[0]):
+            raise NetworkBlockedError(f"a test opened a connection to {address[0]}:{address[1]}")
+        original(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        yield NetworkBlockedError
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return True
+    except ValueError:
+        if host == "localhost":
+            return True
+    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    return host in own or host == socket.gethostname()
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """Writes the demo world, small enough for a unit test: (folder name, seed) -> folder."""
+    from modpo.data.demo import world
+
+    def write(name: str, seed: int) -> Path:
+        folder = tmp_path_factory.mktemp(name) / "world"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world, "CORPUS_SIZE", WORLD_CORPUS_SIZE)
+            patch.setattr(world, "PAIRS_PER_OBJECTIVE", WORLD_PAIRS_PER_OBJECTIVE)
+            world.write_world(folder, seed=seed)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def demo_world(small_world: Callable[[str, int], Path]) -> Path:
+    """`model/`, `corpus.jsonl`, `vivid.jsonl` and `brief.jsonl` of a small demo world: read it, never write to it."""
+    return small_world("demo", WORLD_SEED)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """Folder of tiny real models beside the checkout; a test that asks for it is skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "models"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/models beside the checkout: the real tiny models are not available")
+    return folder

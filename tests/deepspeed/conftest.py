@@ -1,0 +1,93 @@
+"""One small annotated run for all tests of this folder, and a process group of one that lives as long as they do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from modpo.training.process_group import process_group
+from tests.deepspeed.trainings import sweep_config, train_interrupted, write_run
+from tests.deepspeed.two_workers import CROSSINGS, KINDS
+
+HERE = Path(__file__).parent
+TIMEOUT_S = 300
+# PEFT asks for a property that transformers renames.
+IGNORED_WARNINGS = ("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.deepspeed)
+            for warning in IGNORED_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
+@pytest.fixture(scope="session")
+def extensions_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where torch and DeepSpeed would put anything that they compile."""
+    folder = tmp_path_factory.mktemp("torch-extensions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def one_worker(extensions_dir: Path) -> Iterator[None]:
+    """This process alone as a process group, as the workers of a one-worker trial are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with process_group():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, demo_world: Path, one_worker: None) -> Path:
+    """`world/`, `prepared/`, `start/`, `reference/` and `rewards/`: read it, write only into folders of your own."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(demo_world, folder / "world")
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_workers(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with what two processes did in every case of `two_workers`, beside `torch-extensions/` of their own."""
+    output = tmp_path_factory.mktemp("two-workers")
+    extensions = output / "torch-extensions"
+    extensions.mkdir()
+    for two, one in CROSSINGS:
+        for kind, lora in KINDS.items():
+            config = sweep_config(run_dir, lora=lora, deepspeed={"stage": one}, save_steps=8)
+            train_interrupted(run_dir, config, output / f"one-to-two-{one}-{two}-{kind}" / "checkpoints", step=11)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    shared |= {"OMP_NUM_THREADS": "1", "TORCH_EXTENSIONS_DIR": str(extensions)}
+    command = [sys.executable, "-m", "tests.deepspeed.two_workers", str(run_dir), str(output)]
+    workers = []
+    for rank in ("0", "1"):
+        with (output / f"log-{rank}.txt").open("w", encoding="utf-8") as log:
+            environment = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
+            workers.append(
+                subprocess.Popen(command, cwd=HERE.parent.parent, env=environment, stdout=log, stderr=log)
+            )
+    try:
+        codes = [worker.wait(TIMEOUT_S) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    logs = "\n".join((output / f"log-{rank}.txt").read_text(encoding="utf-8")[-3000:] for rank in "01")
+    assert codes == [0, 0], logs
+    return output

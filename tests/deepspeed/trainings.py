@@ -1,0 +1,195 @@
+"""Trainings as this folder's tests start them: real artefacts, the real engine and the real loop, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modpo.annotate import annotate_shard, merge_shards
+from modpo.config import SweepConfig
+from modpo.config.spec import StageInputs, TrialSpec, Work
+from modpo.data.loading import load_data
+from modpo.data.prepare import write_prepared
+from modpo.data.tokenize import load_tokenizer
+from modpo.training.batches import AnnotatedPairs, read_annotated
+from modpo.training.checkpoint import Checkpoints
+from modpo.training.loop import Hook, Progress, Training, train
+from modpo.training.point import build_engine, loss_settings
+from modpo.training.process_group import barrier
+from modpo.training.sft import train_sft
+from modpo.training.step import MicroBatch, TrainEngine, preference_micro_batch
+from tests.sweeps import world_sweep
+
+GLOBAL_BATCH_SIZE = 8
+BETA = 0.5
+
+
+class InterruptedTrainingError(Exception):
+    """Stands for a lost process: nothing of the training runs after it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did in this process, and the state that it left; tensors are there on rank 0 only."""
+
+    steps: int
+    losses: list[float]
+    grad_norms: list[float]
+    parameters: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    random_state: Tensor
+
+
+def sweep_config(
+    run_dir: Path, *, dtype: str = "float32", lora: dict[str, Any] | None = None, **training: Any
+) -> SweepConfig:
+    """A sweep over the world in `run_dir`; `lora=None` is full fine-tuning."""
+    world = run_dir / "world"
+    return world_sweep(
+        world,
+        model={"name_or_path": "", "dtype": dtype, "lora": lora},
+        data={"template": "{prompt}\n", "eval_fraction": 0.2},
+        sft={
+            "data": {"path": str(world / "corpus.jsonl")},
+            "learning_rate": 4e-3,
+            "per_device_train_batch_size": 32,
+            "max_steps": 60,
+        },
+        training={
+            "learning_rate": 2e-3,
+            "per_device_train_batch_size": GLOBAL_BATCH_SIZE,
+            "max_steps": 20,
+            "beta": BETA,
+            "save_steps": 1000,
+            **training,
+        },
+    )
+
+
+LORA = {"r": 4}
+DROPOUT_LORA = {"r": 4, "lora_dropout": 0.1}
+
+
+def write_run(run_dir: Path) -> None:
+    """Prepares the data of `run_dir/world`, fine-tunes a start model and annotates with it."""
+    config = sweep_config(run_dir)
+    write_prepared(run_dir / "prepared", config, load_data(config), model_path=config.model.name_or_path)
+    train_sft(_work(run_dir, config, kind="sft", output=run_dir / "start"))
+    for kind in ("reference", "rewards"):
+        annotate(run_dir, config, kind=kind, output=run_dir / kind)
+
+
+def annotate(run_dir: Path, config: SweepConfig, *, kind: str, output: Path, start_model: Path | None = None) -> None:
+    """Writes one annotation table, with the run's start model or another."""
+    work = _work(run_dir, config, kind=kind, output=output.with_name(f"{output.name}-parts"))
+    if start_model is not None:
+        work = work.model_copy(
+            update={"inputs": work.inputs.model_copy(update={"start_model": str(start_model)})}
+        )
+    annotate_shard(work, rank=0, world_size=1, device=torch.device("cpu"))
+    merge_shards(work, output=output, description={})
+
+
+def point_work(
+    run_dir: Path, config: SweepConfig, *, trial_id: str = "p", weights: tuple[float, ...] = (0.5, 0.5), seed: int = 0
+) -> Work:
+    trial = TrialSpec(
+        trial_id=trial_id, weights=weights, primary=weights.index(max(weights)), beta=config.training.beta, seed=seed
+    )
+    return _work(run_dir, config, kind="point", output=Path()).model_copy(update={"trial": trial})
+
+
+def annotated_pairs(run_dir: Path, work: Work, *, reference: Path | None = None) -> AnnotatedPairs:
+    """The primary objective's training pairs of a point."""
+    assert work.trial is not None
+    return read_annotated(
+        run_dir / "prepared",
+        reference or run_dir / "reference",
+        run_dir / "rewards",
+        objective=work.config.objective_names[work.trial.primary],
+        names=work.config.objective_names,
+        pad_token_id=load_tokenizer(str(run_dir / "prepared" / "tokenizer")).pad_token_id,
+    )
+
+
+def train_to_end(
+    run_dir: Path,
+    config: SweepConfig,
+    checkpoints: Path,
+    *,
+    hooks: Sequence[Hook] = (),
+    micro_batch: Callable[[MicroBatch], MicroBatch] = lambda plain: plain,
+    look: Callable[[TrainEngine], None] = lambda engine: None,
+) -> Outcome:
+    """Trains one point from the newest checkpoint in `checkpoints`.
+
+    Args:
+        micro_batch: puts something around the point's own micro-batch.
+        look: called with the engine after the last step, before it is closed.
+    """
+    work = point_work(run_dir, config)
+    data, settings = annotated_pairs(run_dir, work), loss_settings(config, work)
+    engine = build_engine(config, str(run_dir / "start"), seed=0)
+    losses: list[float] = []
+    grad_norms: list[float] = []
+
+    def record(progress: Progress) -> bool:
+        losses.append(progress.metrics["loss"])
+        grad_norms.append(progress.metrics["optim/grad_norm"])
+        return False
+
+    try:
+        steps = train(
+            engine,
+            Training(
+                settings=config.training,
+                micro_batch=micro_batch(
+                    lambda model, rows: preference_micro_batch(model, data.batch(rows, engine.device), settings)
+                ),
+                num_rows=len(data),
+                seed=0,
+                checkpoints=Checkpoints(checkpoints, engine.rank, barrier),
+                hooks=[Hook(1, record), *hooks],
+            ),
+        )
+        look(engine)
+        return Outcome(steps, losses, grad_norms, engine.parameters(), engine.moments(), torch.get_rng_state())
+    finally:
+        engine.close()
+
+
+def interrupt_at(step: int) -> Hook:
+    """Loses the process after this step, before anything of it is saved."""
+
+    def run(progress: Progress) -> bool:
+        if progress.step == step:
+            raise InterruptedTrainingError
+        return False
+
+    return Hook(1, run)
+
+
+def train_interrupted(run_dir: Path, config: SweepConfig, checkpoints: Path, *, step: int) -> None:
+    """Trains until the process is lost in `step`; the last checkpoint stands where `save_steps` put it."""
+    try:
+        train_to_end(run_dir, config, checkpoints, hooks=[interrupt_at(step)])
+    except InterruptedTrainingError:
+        return
+    raise AssertionError(f"the training ended before step {step}")
+
+
+def _work(run_dir: Path, config: SweepConfig, *, kind: str, output: Path) -> Work:
+    inputs = StageInputs(
+        prepared=str(run_dir / "prepared"),
+        start_model=str(run_dir / "start"),
+        reference=str(run_dir / "reference"),
+        rewards=str(run_dir / "rewards"),
+    )
+    return Work(
+        work_id=kind, kind=kind, run_dir=str(run_dir), config=config, inputs=inputs, output=str(output)
+    )

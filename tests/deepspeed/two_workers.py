@@ -1,0 +1,222 @@
+"""What two workers do together: one of the processes of `python -m tests.deepspeed.two_workers RUN_DIR OUTPUT`.
+
+All cases run in one pair of processes, since starting them takes longer than the cases. Rank 0 leaves each outcome in
+a folder of `OUTPUT`; a case that fails ends both processes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from modpo.config.tree import OptimisationConfig
+from modpo.errors import TrialError
+from modpo.models import sequence_logps
+from modpo.training.batches import AnnotatedPairs
+from modpo.training.engine import DeepSpeedEngine
+from modpo.training.point import save_final
+from modpo.training.process_group import process_group
+from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
+from tests.deepspeed.trainings import (
+    DROPOUT_LORA,
+    LORA,
+    Outcome,
+    annotated_pairs,
+    point_work,
+    sweep_config,
+    train_interrupted,
+    train_to_end,
+)
+
+STAGES = (0, 1, 2, 3)
+KINDS: dict[str, dict[str, Any] | None] = {"lora": LORA, "full": None}
+CROSSINGS = ((2, 0), (3, 1))
+"""(ZeRO stage of two workers, ZeRO stage of one worker) between which checkpoints are moved."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cases read and write."""
+
+    run_dir: Path
+    output: Path
+
+    def checkpoints(self, name: str) -> Path:
+        return self.output / name / "checkpoints"
+
+
+def trajectories(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """The global batch in two halves, and in two micro-batches of each half."""
+    for stage in STAGES:
+        for kind, lora in KINDS.items():
+            for accumulation in (1, 2):
+                name = f"trajectory-{stage}-{kind}-{accumulation}"
+                config = sweep_config(
+                    place.run_dir,
+                    lora=lora,
+                    deepspeed={"stage": stage},
+                    per_device_train_batch_size=4 // accumulation,
+                    gradient_accumulation_steps=accumulation,
+                )
+                yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def resumes(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """Each training undisturbed, and lost in step 9 and started again from the checkpoint of step 6."""
+    for stage in STAGES:
+        for kind, lora in {"lora": DROPOUT_LORA, "full": None}.items():
+            config = sweep_config(
+                place.run_dir,
+                lora=lora,
+                deepspeed={"stage": stage},
+                per_device_train_batch_size=4,
+                max_steps=12,
+                save_steps=6,
+            )
+            name = f"undisturbed-{stage}-{kind}"
+            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+            name = f"resumed-{stage}-{kind}"
+            train_interrupted(place.run_dir, config, place.checkpoints(name), step=9)
+            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def crossings(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """Starts what one worker will end, and ends what one worker has started."""
+    for two, one in CROSSINGS:
+        for kind, lora in KINDS.items():
+            config = sweep_config(
+                place.run_dir, lora=lora, deepspeed={"stage": two}, per_device_train_batch_size=4, save_steps=8
+            )
+            name = f"two-to-one-{two}-{one}-{kind}"
+            train_interrupted(place.run_dir, config, place.checkpoints(name), step=11)
+            name = f"one-to-two-{one}-{two}-{kind}"
+            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def finals(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """Saves the final weights of ZeRO 3, with the log-probabilities that the engine's own model gives."""
+    for kind, lora in KINDS.items():
+        name = f"final-{kind}"
+        config = sweep_config(place.run_dir, lora=lora, deepspeed={"stage": 3}, per_device_train_batch_size=4)
+        data = annotated_pairs(place.run_dir, point_work(place.run_dir, config))
+
+        def look(engine: TrainEngine, name: str = name, data: AnnotatedPairs = data) -> None:
+            engine.model.eval()
+            with torch.no_grad():
+                logps = sequence_logps(engine.model, data.batch(range(8), engine.device).sequences)
+            save_final(engine, place.output / name / "final", {})
+            if engine.rank == 0:
+                save_file({"logps": logps}, place.output / name / "logps.safetensors")
+
+        yield name, train_to_end(place.run_dir, config, place.checkpoints(name), look=look)
+
+
+def odd_sizes(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """State of parameters whose sizes two ranks do not divide, put into a new engine and taken out again."""
+    training = OptimisationConfig(per_device_train_batch_size=1)
+    for stage in STAGES:
+        settings = training.model_copy(
+            update={"deepspeed": training.deepspeed.model_copy(update={"stage": stage})}
+        )
+        engine = _odd_engine(settings)
+        for _ in range(2):
+            loss = engine.model(torch.full((1, 5), 1.0 + engine.rank)).square().sum()
+            engine.micro_step(loss, learning_rate=1e-2)
+        stored, moments = engine.parameters(), engine.moments()
+        after = _odd_forward(engine)
+        engine.close()
+        # Every rank loads what rank 0 got, as from a checkpoint.
+        if dist.get_rank() == 0:
+            save_file(stored | moments, place.output / "odd.safetensors")
+        dist.barrier()
+        states = load_file(place.output / "odd.safetensors")
+        dist.barrier()
+        engine = _odd_engine(settings)
+        engine.load(
+            {name: value for name, value in states.items() if ".exp_avg" not in name},
+            {name: value for name, value in states.items() if ".exp_avg" in name},
+            num_steps=2,
+        )
+        again, moments_again = engine.parameters(), engine.moments()
+        yield f"odd-{stage}-stored", Outcome(2, [after], [], stored, moments, torch.get_rng_state())
+        yield f"odd-{stage}-loaded", Outcome(2, [_odd_forward(engine)], [], again, moments_again, torch.get_rng_state())
+        engine.close()
+
+
+def _odd_engine(settings: OptimisationConfig) -> DeepSpeedEngine:
+    torch.manual_seed(0)
+    return DeepSpeedEngine(torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)), settings)
+
+
+def _odd_forward(engine: DeepSpeedEngine) -> float:
+    with torch.no_grad():
+        return float(engine.model(torch.ones(1, 5)).square().sum())
+
+
+def lone_nan(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """A loss that is not finite on rank 1 alone must end both ranks alike."""
+    config = sweep_config(
+        place.run_dir, lora=LORA, deepspeed={"stage": 2}, per_device_train_batch_size=4, save_steps=1
+    )
+
+    def broken(plain: MicroBatch) -> MicroBatch:
+        calls: list[int] = []
+
+        def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
+            calls.append(1)
+            result = plain(model, rows)
+            factor = float("nan") if dist.get_rank() == 1 and len(calls) == 3 else 1.0
+            return MicroBatchResult(result.loss * factor, {**result.metrics, "loss": result.metrics["loss"] * factor})
+
+        return micro_batch
+
+    codes: list[Any] = [None, None]
+    try:
+        train_to_end(place.run_dir, config, place.checkpoints("lone-nan"), micro_batch=broken)
+    except TrialError as error:
+        dist.all_gather_object(codes, error.problems[0].what)
+    (place.output / "lone-nan" / "errors.json").write_text(json.dumps(codes), encoding="utf-8")
+    yield from ()
+
+
+def store(folder: Path, outcome: Outcome) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"random_state": outcome.random_state}, folder / f"random-{dist.get_rank()}.safetensors")
+    if dist.get_rank() == 0:
+        save_file(outcome.parameters, folder / "parameters.safetensors")
+        save_file(outcome.moments, folder / "moments.safetensors")
+        numbers = {"steps": outcome.steps, "losses": outcome.losses, "grad_norms": outcome.grad_norms}
+        (folder / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
+
+
+def restore(folder: Path, *, rank: int = 0) -> Outcome:
+    """What `store` left of a case; the random state is that of the given rank."""
+    return Outcome(
+        **json.loads((folder / "numbers.json").read_text(encoding="utf-8")),
+        parameters=load_file(folder / "parameters.safetensors"),
+        moments=load_file(folder / "moments.safetensors"),
+        random_state=load_file(folder / f"random-{rank}.safetensors")["random_state"],
+    )
+
+
+def main(run_dir: str, output: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)
+    place = Place(Path(run_dir), Path(output))
+    with process_group():
+        for cases in (trajectories, resumes, crossings, finals, odd_sizes, lone_nan):
+            for name, outcome in cases(place):
+                store(place.output / name, outcome)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

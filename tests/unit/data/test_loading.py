@@ -1,0 +1,147 @@
+"""All rows of a sweep are read before any token is made: splits, digests, and every bad row of every source at once."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpo.config import SweepConfig, parse_config
+from modpo.data.loading import data_digest, held_out_prompts, load_data
+from modpo.errors import InputError, Problem
+from tests.sweeps import raw_sweep
+
+PROMPTS = [f"prompt {number}" for number in range(40)]
+
+
+def sweep(folder: Path, vivid: list[Any], brief: list[Any], sft: list[Any] | None = None, **sections: Any) -> SweepConfig:
+    """The small sweep on rows written as JSON lines."""
+    raw = raw_sweep(**sections)
+    for objective, rows in zip(raw["objectives"], (vivid, brief), strict=True):
+        objective["pairs"] = {"path": str(lines(folder, objective["name"], rows))}
+    if sft is not None:
+        raw["sft"] = {"data": {"path": str(lines(folder, "sft", sft))}}
+    return parse_config(raw)
+
+
+def lines(folder: Path, name: str, rows: list[Any]) -> Path:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pair(prompt: str, chosen: str = "a", rejected: str = "b") -> dict[str, str]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def refusal(config: SweepConfig) -> list[Problem]:
+    with pytest.raises(InputError) as caught:
+        load_data(config)
+    return list(caught.value.problems)
+
+
+class TestHeldOut:
+    def test_order_and_repetition_of_rows_do_not_matter(self) -> None:
+        shuffled = PROMPTS * 3
+        random.Random(0).shuffle(shuffled)
+        assert held_out_prompts(shuffled, fraction=0.2, seed=1) == held_out_prompts(PROMPTS, fraction=0.2, seed=1)
+
+    @pytest.mark.parametrize(("fraction", "count"), [(0.25, 10), (0.1, 4), (0.01, 1), (0.06, 3)])
+    def test_share_is_of_distinct_prompts_rounded_up_and_at_least_one(self, fraction: float, count: int) -> None:
+        assert len(held_out_prompts(PROMPTS * 2, fraction=fraction, seed=0)) == count
+
+    def test_seed_draws_another_share(self) -> None:
+        draws = {frozenset(held_out_prompts(PROMPTS, fraction=0.1, seed=seed)) for seed in range(6)}
+        assert len(draws) == 6
+
+    def test_a_larger_share_contains_the_smaller(self) -> None:
+        """A prompt that was held out stays so when more are."""
+        small, large = (held_out_prompts(PROMPTS, fraction=fraction, seed=0) for fraction in (0.1, 0.3))
+        assert small < large
+
+    def test_a_new_prompt_moves_hardly_any_other(self) -> None:
+        """Chosen by hash, not by position: one prompt more changes at most one of the others."""
+        before, after = (held_out_prompts(p, fraction=0.25, seed=0) for p in (PROMPTS, [*PROMPTS, "new"]))
+        assert len(before - after) <= 1
+
+
+class TestDigest:
+    rows = (pair("p"), pair("q", "c", "d"))
+
+    def digest(self, folder: Path, vivid: list[Any], brief: list[Any], sft: list[Any] | None = None) -> str:
+        return data_digest(load_data(sweep(folder, vivid, brief, sft)))
+
+    def test_equal_rows_from_another_place_have_the_same_digest(self, tmp_path: Path) -> None:
+        rows = list(self.rows)
+        other = tmp_path / "other"
+        other.mkdir()
+        assert self.digest(tmp_path, rows, rows) == self.digest(other, rows, rows)
+
+    def test_every_kind_of_change_gives_another_digest(self, tmp_path: Path) -> None:
+        rows, sft = list(self.rows), [{"prompt": "p", "response": "r"}]
+        variants = {
+            "plain": (rows, rows, sft),
+            "another text": ([pair("p"), pair("q", "c", "D")], rows, sft),
+            "sides swapped": ([pair("p", "b", "a"), rows[1]], rows, sft),
+            "a row more": ([*rows, pair("r")], rows, sft),
+            "a row twice": ([*rows, rows[0]], rows, sft),
+            "another order": (rows[::-1], rows, sft),
+            "another objective": ([rows[0]], [*rows, rows[1]], sft),
+            "another text to imitate": (rows, rows, [{"prompt": "p", "response": "R"}]),
+        }
+        digests = {name: self.digest(tmp_path, *variant) for name, variant in variants.items()}
+        assert len(set(digests.values())) == len(variants), digests
+
+
+class TestRefusals:
+    def test_bad_rows_of_all_sources_together(self, tmp_path: Path) -> None:
+        config = sweep(
+            tmp_path,
+            [pair("p"), {"prompt": "p", "chosn": "a", "rejected": "b"}, pair("q", "same", "same")],
+            [pair(" "), pair("q")],
+            [{"prompt": "p"}, {"prompt": "p", "response": 3}],
+        )
+        assert [(problem.code, problem.where) for problem in refusal(config)] == [
+            ("MS-202", f"{tmp_path}/vivid.jsonl:2 (chosen)"),
+            ("MS-207", f"{tmp_path}/vivid.jsonl:3 (chosen, rejected)"),
+            ("MS-208", f"{tmp_path}/brief.jsonl:1 (prompt)"),
+            ("MS-202", f"{tmp_path}/sft.jsonl:1 (response)"),
+            ("MS-209", f"{tmp_path}/sft.jsonl:2 (response)"),
+        ]
+
+    def test_missing_files_do_not_hide_bad_rows(self, tmp_path: Path) -> None:
+        config = sweep(tmp_path, [pair("p")], [pair(" ")], [{"prompt": "p", "response": "r"}])
+        (tmp_path / "vivid.jsonl").unlink()
+        (tmp_path / "sft.jsonl").unlink()
+        assert [problem.code for problem in refusal(config)] == ["MS-206", "MS-208", "MS-206"]
+
+    def test_an_objective_whose_pairs_are_all_ties(self, tmp_path: Path) -> None:
+        config = sweep(tmp_path, [pair("p"), pair("q")], [])
+        scored = config.model_dump(mode="json")
+        scored["objectives"][1]["pairs"]["scored"] = {"score": "score"}
+        rows = [{"prompt": "p", "response": text, "score": 1} for text in "ab"]
+        lines(tmp_path, "brief", rows)
+        (problem,) = refusal(parse_config(scored))
+        assert (problem.code, problem.what) == ("MS-221", "objective 'brief' has no pairs left")
+        assert problem.got == "2 rows, 0 pairs, 1 ties, 0 duplicates, 0 too_long"
+
+    def test_one_prompt_cannot_be_held_out_and_trained_on(self, tmp_path: Path) -> None:
+        (problem,) = refusal(sweep(tmp_path, [pair("p")], [pair("p", "c", "d")]))
+        assert (problem.code, problem.wanted) == ("MS-222", "at least two prompts")
+
+
+def test_texts_to_imitate_are_read_with_their_own_columns(tmp_path: Path) -> None:
+    config = sweep(tmp_path, [pair("p"), pair("q")], [pair("p")], [{"prompt": "x", "response": "y"}])
+    assert load_data(config).sft == [("x", "y")]
+
+
+def test_objectives_without_pairs_are_no_source(tmp_path: Path) -> None:
+    raw = raw_sweep()
+    raw["objectives"][0]["pairs"] = {"path": str(lines(tmp_path, "vivid", [pair("p"), pair("q")]))}
+    del raw["objectives"][1]["pairs"]
+    data = load_data(parse_config(raw))
+    assert list(data.objectives) == ["vivid"]
+    assert [p.prompt for p in data.pairs] == ["p", "q"]
