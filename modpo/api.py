@@ -51,7 +51,8 @@ class Run:
     def front(self) -> pandas.DataFrame:
         """The points that no other point dominates."""
         points = self.points()
-        return points[(points["status"] == "finished") & ~points["dominated"].astype(bool)]
+        # A point without a measurement is neither dominated nor on the front: its mark is None.
+        return points[points["dominated"] == False]  # noqa: E712
 
     def weights_path(self, trial_id: str) -> Path:
         """Folder of a point's trained adapter or model."""

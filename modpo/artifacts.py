@@ -67,7 +67,7 @@ def is_valid(folder: Path) -> bool:
     try:
         files = read_json(folder / MANIFEST)["files"]
         return all(file_sha256(folder / name) == sha for name, sha in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

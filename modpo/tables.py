@@ -57,8 +57,9 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     exact = ["KL to exact"] if any(point.get("kl_to_exact") is not None for point in summary["points"]) else []
     table = _table(*(f"w {name}" for name in names), *names, "KL", "J_w", "length", "device s", "", *exact)
     for point in summary["points"]:
-        weights = [f"{point['weights'][name]:.2f}" for name in names]
-        if point["status"] != "finished":
+        weights = [f"{point['weights'][name]:.2f}" if point["weights"] else "" for name in names]
+        if point["dominated"] is None:
+            # Not measured: it failed, or was never reached.
             table.add_row(*weights, f"[red]{point['status']}[/red]")
             continue
         values = [_interval(point["objectives"][name]) for name in names]

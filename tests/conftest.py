@@ -37,12 +37,20 @@ def blocked_network() -> Iterator[type[NetworkBlockedError]]:
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and self.type & socket.SOCK_STREAM and not _is_this_machine(address[0]):
+            self.close()
             raise NetworkBlockedError(f"a test opened a connection to {address[0]}:{address[1]}")
         original(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect)
         yield NetworkBlockedError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of `tests/unit` has the marker of its layer."""
+    for item in items:
+        if (REPOSITORY / "tests" / "unit") in item.path.parents:
+            item.add_marker("unit")
 
 
 def _is_this_machine(host: str) -> bool:

@@ -87,7 +87,7 @@ class RunFiles:
     """
 
     run: Run
-    stages: list[dict[str, Any]]
+    stages: dict[str, dict[str, Any]]
     points: list[Point]
     other_points: list[Point]
     front: Front | None
@@ -101,7 +101,7 @@ def read_run(run_dir: Path) -> RunFiles:
         InputError: the folder is no run, or files in it are damaged: all of them are named.
     """
     problems: list[Problem] = []
-    run = read_manifest(run_dir)
+    run = _parse_manifest(read_manifest(run_dir))
     stages = _read_stages(run_dir, problems)
     records = _read_records(run_dir, run, problems)
     others = _read_other_points(run_dir, run, problems)
@@ -137,8 +137,8 @@ def _reading(path: Path, problems: list[Problem], *, remedy: str) -> Iterator[No
         )
 
 
-def read_manifest(run_dir: Path) -> Run:
-    """What a run says about itself.
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """run.json as it is on disk, once it is known to be whole.
 
     Raises:
         InputError: the folder is no run, or its run.json is damaged.
@@ -156,27 +156,34 @@ def read_manifest(run_dir: Path) -> Run:
             )
         )
     problems: list[Problem] = []
+    manifest: dict[str, Any] = {}
     with _reading(path, problems, remedy=REPEAT_RUN):
-        raw = read_json(path)
-        return Run(
-            config=parse_config(raw["config"]),
-            config_digest=str(raw["config_digest"]),
-            versions={str(package): str(version) for package, version in raw["versions"].items()},
-            created_at=str(raw["created_at"]),
-            trials=tuple(str(trial_id) for trial_id in raw["trials"]),
-        )
-    raise InputError(problems)
+        manifest = read_json(path)
+        _parse_manifest(manifest)
+    if problems:
+        raise InputError(problems)
+    return manifest
 
 
-def _read_stages(run_dir: Path, problems: list[Problem]) -> list[dict[str, Any]]:
+def _parse_manifest(manifest: Mapping[str, Any]) -> Run:
+    return Run(
+        config=parse_config(manifest["config"]),
+        config_digest=str(manifest["config_digest"]),
+        versions={str(package): str(version) for package, version in manifest["versions"].items()},
+        created_at=str(manifest["created_at"]),
+        trials=tuple(str(trial_id) for trial_id in manifest["trials"]),
+    )
+
+
+def _read_stages(run_dir: Path, problems: list[Problem]) -> dict[str, dict[str, Any]]:
     """The stages that have ended, in the order of the pipeline, which the file's sorted keys do not keep."""
     path = run_dir / "stages.json"
-    stages: list[dict[str, Any]] = []
+    stages: dict[str, dict[str, Any]] = {}
     if path.exists():
         with _reading(path, problems, remedy=REPEAT_RUN):
             for name, stage in read_json(path).items():
-                stages.append({"name": name, "seconds": float(stage["seconds"]), "skipped": bool(stage["skipped"])})
-    return sorted(stages, key=lambda stage: STAGES.index(stage["name"]) if stage["name"] in STAGES else len(STAGES))
+                stages[name] = {"seconds": float(stage["seconds"]), "skipped": bool(stage["skipped"])}
+    return dict(sorted(stages.items(), key=lambda item: STAGES.index(item[0]) if item[0] in STAGES else len(STAGES)))
 
 
 def _read_records(run_dir: Path, run: Run, problems: list[Problem]) -> dict[str, PointRecord]:

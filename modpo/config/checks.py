@@ -15,6 +15,10 @@ from modpo.errors import Problem, closest, shown
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 DEMO_PREFIX = "demo:"
+RESERVED_NAMES = frozenset(
+    {"distinct_n", "j_w", "key", "kl", "kl_k1", "length", "prompt", "prompt_number", "reference", "response", "status"}
+    | {"beta", "device_seconds", "point", "primary", "seed", "step", "truncated"}
+)
 
 
 def check_config(config: SweepConfig) -> list[Problem]:
@@ -71,6 +75,14 @@ def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
         yield Problem(code="MS-122", what=f"objective {name!r} is declared twice", where="objectives", remedy="rename one")
     for index, objective in enumerate(config.objectives):
         where = f"objectives.{index}"
+        if objective.name in RESERVED_NAMES:
+            yield Problem(
+                code="MS-129",
+                what=f"{objective.name!r} is the name of a column of every evaluation",
+                where=f"{where}.name",
+                wanted=f"anything but {', '.join(sorted(RESERVED_NAMES))}",
+                remedy="rename the objective, for instance short for length",
+            )
         if not config.has_reward(objective):
             yield Problem(
                 code="MS-123",

@@ -83,7 +83,7 @@ def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEn
         policy = attach_adapter(model, config.model.lora, seed=seed)
     if config.training.gradient_checkpointing:
         # The non-reentrant form needs no gradient at the input embeddings of a frozen base.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(seed)
     return DeepSpeedEngine(policy, config.training)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from modpo.training.process_group import process_group
-from tests.deepspeed.trainings import sweep_config, train_interrupted, write_run
-from tests.deepspeed.two_workers import CROSSINGS, KINDS
+from tests.deepspeed.trainings import KINDS, Outcome, sweep_config, train_interrupted, train_to_end, write_run
+from tests.deepspeed.two_workers import CROSSINGS, crossing_config, crossing_name
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 300
@@ -65,10 +66,10 @@ def two_workers(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     output = tmp_path_factory.mktemp("two-workers")
     extensions = output / "torch-extensions"
     extensions.mkdir()
-    for two, one in CROSSINGS:
-        for kind, lora in KINDS.items():
-            config = sweep_config(run_dir, lora=lora, deepspeed={"stage": one}, save_steps=8)
-            train_interrupted(run_dir, config, output / f"one-to-two-{one}-{two}-{kind}" / "checkpoints", step=11)
+    for two, one, kind in CROSSINGS:
+        config = crossing_config(run_dir, kind, stage=one, num_workers=1)
+        checkpoints = output / crossing_name(two, one, kind, first="one") / "checkpoints"
+        train_interrupted(run_dir, config, checkpoints, step=8)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -79,9 +80,7 @@ def two_workers(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for rank in ("0", "1"):
         with (output / f"log-{rank}.txt").open("w", encoding="utf-8") as log:
             environment = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
-            workers.append(
-                subprocess.Popen(command, cwd=HERE.parent.parent, env=environment, stdout=log, stderr=log)
-            )
+            workers.append(subprocess.Popen(command, cwd=HERE.parent.parent, env=environment, stdout=log, stderr=log))
     try:
         codes = [worker.wait(TIMEOUT_S) for worker in workers]
     finally:
@@ -91,3 +90,15 @@ def two_workers(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     logs = "\n".join((output / f"log-{rank}.txt").read_text(encoding="utf-8")[-3000:] for rank in "01")
     assert codes == [0, 0], logs
     return output
+
+
+@pytest.fixture(scope="session")
+def trajectory(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Outcome]:
+    """20 undisturbed steps of one worker in float32, trained once a session: (kind, ZeRO stage) -> outcome."""
+
+    @functools.cache
+    def trained(kind: str, stage: int) -> Outcome:
+        config = sweep_config(run_dir, lora=KINDS[kind], deepspeed={"stage": stage})
+        return train_to_end(run_dir, config, tmp_path_factory.mktemp("trajectory"))
+
+    return trained

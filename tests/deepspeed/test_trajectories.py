@@ -1,2 +1,153 @@
+"""One global batch gives one trajectory: in every ZeRO stage, world size and split into micro-batches."""
+
 from __future__ import annotations
-def test_x(two_workers): pass
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modpo.training.engine import DeepSpeedEngine
+from modpo.training.step import TrainEngine
+from tests.deepspeed.bare_loop import bare_training
+from tests.deepspeed.trainings import (
+    KINDS,
+    LORA,
+    STAGES,
+    Outcome,
+    same_tensors,
+    sweep_config,
+    train_to_end,
+    worst_relative,
+)
+from tests.deepspeed.two_workers import restore
+
+Trajectory = Callable[[str, int], Outcome]
+
+TOLERANCE = 1e-5
+
+
+# With all weight on the primary objective the margin vanishes, and what the bare loop writes out is plain DPO.
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (1.0, 0.0)], ids=["modpo", "dpo"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_trains_like_a_bare_torch_loop(run_dir: Path, tmp_path: Path, kind: str, weights: tuple[float, ...]):
+    config = sweep_config(run_dir, lora=KINDS[kind], weight_decay=0.1, max_grad_norm=4.0)
+    bare = bare_training(run_dir, config, weights=weights)
+    outcome = train_to_end(run_dir, config, tmp_path, weights=weights)
+    assert worst_relative(outcome.losses, bare.losses) <= TOLERANCE
+    assert worst_relative(outcome.grad_norms, bare.grad_norms) <= TOLERANCE
+    assert max(bare.grad_norms) > 4.0 > min(bare.grad_norms), "some steps must be clipped, and some not"
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_zero_stage_gives_the_same_losses(trajectory: Trajectory, kind: str, stage: int):
+    outcome, plain = trajectory(kind, stage), trajectory(kind, 0)
+    assert worst_relative(outcome.losses, plain.losses) <= TOLERANCE
+    assert worst_relative(outcome.grad_norms, plain.grad_norms) <= TOLERANCE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_micro_batches_give_the_losses_of_one(
+    run_dir: Path, tmp_path: Path, trajectory: Trajectory, kind: str, stage: int
+):
+    config = sweep_config(
+        run_dir,
+        lora=KINDS[kind],
+        deepspeed={"stage": stage},
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
+    outcome, plain = train_to_end(run_dir, config, tmp_path), trajectory(kind, 0)
+    assert worst_relative(outcome.losses, plain.losses) <= TOLERANCE
+    assert worst_relative(outcome.grad_norms, plain.grad_norms) <= TOLERANCE
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_give_the_losses_of_one(two_workers: Path, trajectory: Trajectory, kind: str, stage: int):
+    """Adapters in two halves of the batch, all weights in two micro-batches of each half."""
+    outcome, plain = restore(two_workers / f"trajectory-{stage}-{kind}"), trajectory(kind, 0)
+    assert worst_relative(outcome.losses, plain.losses) <= TOLERANCE
+    assert worst_relative(outcome.grad_norms, plain.grad_norms) <= TOLERANCE
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_loss(
+    run_dir: Path, tmp_path: Path, trajectory: Trajectory, kind: str, stage: int
+):
+    recomputed: list[bool] = []
+
+    def look(engine: TrainEngine) -> None:
+        recomputed.extend(
+            module.gradient_checkpointing
+            for module in engine.module.modules()
+            if hasattr(module, "gradient_checkpointing")
+        )
+
+    config = sweep_config(run_dir, lora=KINDS[kind], deepspeed={"stage": stage}, gradient_checkpointing=True)
+    outcome = train_to_end(run_dir, config, tmp_path, look=look)
+    assert any(recomputed)
+    assert worst_relative(outcome.losses, trajectory(kind, stage).losses) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(1, {"optimizer": True}), (2, {"optimizer": True}), (3, {"optimizer": True, "parameters": True})],
+)
+def test_offload_steps_with_the_same_optimiser(
+    run_dir: Path, tmp_path: Path, trajectory: Trajectory, stage: int, offload: dict[str, bool]
+):
+    """DeepSpeed would rather compile an AdamW of its own for offloaded states."""
+    kinds: list[type] = []
+
+    def look(engine: TrainEngine) -> None:
+        assert isinstance(engine, DeepSpeedEngine)
+        kinds.append(type(engine._inner_optimizer()))
+
+    config = sweep_config(run_dir, lora=LORA, deepspeed={"stage": stage, "offload": offload})
+    outcome = train_to_end(run_dir, config, tmp_path, look=look)
+    assert kinds == [torch.optim.AdamW]
+    assert worst_relative(outcome.losses, trajectory("lora", 0).losses) <= TOLERANCE
+
+
+def test_a_deepspeed_file_sets_the_stage_but_not_what_the_sweep_file_says(
+    run_dir: Path, tmp_path: Path, trajectory: Trajectory
+):
+    file = tmp_path / "deepspeed.json"
+    theirs = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": 3,
+        "gradient_accumulation_steps": 7,
+        "gradient_clipping": 1e-4,
+        "fp16": {"enabled": True},
+        "bf16": {"enabled": "auto"},
+        "optimizer": {"type": "SGD", "params": {"lr": 1.0}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 1.0}},
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", "allgather_bucket_size": 1000},
+    }
+    file.write_text(json.dumps(theirs), encoding="utf-8")
+    seen: list[object] = []
+
+    def look(engine: TrainEngine) -> None:
+        assert isinstance(engine, DeepSpeedEngine)
+        inner = engine._engine
+        seen.extend([inner.zero_optimization_stage(), inner.zero_allgather_bucket_size(), inner.fp16_enabled()])
+
+    config = sweep_config(run_dir, lora=LORA, deepspeed={"stage": 0, "config_file": str(file)})
+    outcome = train_to_end(run_dir, config, tmp_path / "checkpoints", look=look)
+    assert seen == [2, 1000, False]
+    expected = trajectory("lora", 2)
+    assert outcome.losses == expected.losses
+    assert same_tensors(outcome.parameters, expected.parameters)
+
+
+def test_nothing_was_compiled(two_workers: Path, trajectory: Trajectory, extensions_dir: Path):
+    for stage in STAGES:
+        trajectory("lora", stage)
+    assert list((two_workers / "torch-extensions").iterdir()) == []
+    assert list(extensions_dir.iterdir()) == []

@@ -27,6 +27,21 @@ from tests.sweeps import world_sweep
 
 GLOBAL_BATCH_SIZE = 8
 BETA = 0.5
+STAGES = (0, 1, 2, 3)
+LORA = {"r": 4}
+DROPOUT_LORA = {"r": 4, "lora_dropout": 0.1}
+KINDS: dict[str, dict[str, Any] | None] = {"lora": LORA, "full": None}
+"""LoRA settings of the two kinds of training; `None` trains all weights."""
+
+
+def worst_relative(values: Sequence[float], expected: Sequence[float]) -> float:
+    """Largest difference of two series of numbers, relative to the expected one."""
+    return max(abs(value - other) / abs(other) for value, other in zip(values, expected, strict=True))
+
+
+def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states have the same names and the same bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 class InterruptedTrainingError(Exception):
@@ -71,10 +86,6 @@ def sweep_config(
     )
 
 
-LORA = {"r": 4}
-DROPOUT_LORA = {"r": 4, "lora_dropout": 0.1}
-
-
 def write_run(run_dir: Path) -> None:
     """Prepares the data of `run_dir/world`, fine-tunes a start model and annotates with it."""
     config = sweep_config(run_dir)
@@ -88,9 +99,7 @@ def annotate(run_dir: Path, config: SweepConfig, *, kind: str, output: Path, sta
     """Writes one annotation table, with the run's start model or another."""
     work = _work(run_dir, config, kind=kind, output=output.with_name(f"{output.name}-parts"))
     if start_model is not None:
-        work = work.model_copy(
-            update={"inputs": work.inputs.model_copy(update={"start_model": str(start_model)})}
-        )
+        work = work.model_copy(update={"inputs": work.inputs.model_copy(update={"start_model": str(start_model)})})
     annotate_shard(work, rank=0, world_size=1, device=torch.device("cpu"))
     merge_shards(work, output=output, description={})
 
@@ -122,6 +131,7 @@ def train_to_end(
     config: SweepConfig,
     checkpoints: Path,
     *,
+    weights: tuple[float, ...] = (0.5, 0.5),
     hooks: Sequence[Hook] = (),
     micro_batch: Callable[[MicroBatch], MicroBatch] = lambda plain: plain,
     look: Callable[[TrainEngine], None] = lambda engine: None,
@@ -132,7 +142,7 @@ def train_to_end(
         micro_batch: puts something around the point's own micro-batch.
         look: called with the engine after the last step, before it is closed.
     """
-    work = point_work(run_dir, config)
+    work = point_work(run_dir, config, weights=weights)
     data, settings = annotated_pairs(run_dir, work), loss_settings(config, work)
     engine = build_engine(config, str(run_dir / "start"), seed=0)
     losses: list[float] = []
@@ -190,6 +200,4 @@ def _work(run_dir: Path, config: SweepConfig, *, kind: str, output: Path) -> Wor
         reference=str(run_dir / "reference"),
         rewards=str(run_dir / "rewards"),
     )
-    return Work(
-        work_id=kind, kind=kind, run_dir=str(run_dir), config=config, inputs=inputs, output=str(output)
-    )
+    return Work(work_id=kind, kind=kind, run_dir=str(run_dir), config=config, inputs=inputs, output=str(output))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from modpo.config import SweepConfig
 from modpo.config.tree import OptimisationConfig
 from modpo.errors import TrialError
 from modpo.models import sequence_logps
@@ -28,7 +29,10 @@ from modpo.training.process_group import process_group
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
 from tests.deepspeed.trainings import (
     DROPOUT_LORA,
+    GLOBAL_BATCH_SIZE,
+    KINDS,
     LORA,
+    STAGES,
     Outcome,
     annotated_pairs,
     point_work,
@@ -37,10 +41,8 @@ from tests.deepspeed.trainings import (
     train_to_end,
 )
 
-STAGES = (0, 1, 2, 3)
-KINDS: dict[str, dict[str, Any] | None] = {"lora": LORA, "full": None}
-CROSSINGS = ((2, 0), (3, 1))
-"""(ZeRO stage of two workers, ZeRO stage of one worker) between which checkpoints are moved."""
+CROSSINGS = ((2, 0, "lora"), (2, 0, "full"), (3, 1, "lora"))
+"""(ZeRO stage of two workers, of one worker, kind of training) between which checkpoints are moved."""
 
 
 @dataclass(frozen=True)
@@ -57,56 +59,67 @@ class Place:
 def trajectories(place: Place) -> Iterator[tuple[str, Outcome]]:
     """The global batch in two halves, and in two micro-batches of each half."""
     for stage in STAGES:
-        for kind, lora in KINDS.items():
-            for accumulation in (1, 2):
-                name = f"trajectory-{stage}-{kind}-{accumulation}"
-                config = sweep_config(
-                    place.run_dir,
-                    lora=lora,
-                    deepspeed={"stage": stage},
-                    per_device_train_batch_size=4 // accumulation,
-                    gradient_accumulation_steps=accumulation,
-                )
-                yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+        for kind, accumulation in (("lora", 1), ("full", 2)):
+            name = f"trajectory-{stage}-{kind}"
+            config = sweep_config(
+                place.run_dir,
+                lora=KINDS[kind],
+                deepspeed={"stage": stage},
+                per_device_train_batch_size=4 // accumulation,
+                gradient_accumulation_steps=accumulation,
+            )
+            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
 
 
 def resumes(place: Place) -> Iterator[tuple[str, Outcome]]:
-    """Each training undisturbed, and lost in step 9 and started again from the checkpoint of step 6."""
+    """Each training undisturbed, and lost in step 6 and started again from the checkpoint of step 4."""
     for stage in STAGES:
         for kind, lora in {"lora": DROPOUT_LORA, "full": None}.items():
-            config = sweep_config(
-                place.run_dir,
-                lora=lora,
-                deepspeed={"stage": stage},
-                per_device_train_batch_size=4,
-                max_steps=12,
-                save_steps=6,
-            )
+            settings = {
+                "deepspeed": {"stage": stage},
+                "per_device_train_batch_size": 4,
+                "max_steps": 8,
+                "save_steps": 4,
+            }
+            config = sweep_config(place.run_dir, lora=lora, **settings)
             name = f"undisturbed-{stage}-{kind}"
             yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
             name = f"resumed-{stage}-{kind}"
-            train_interrupted(place.run_dir, config, place.checkpoints(name), step=9)
+            train_interrupted(place.run_dir, config, place.checkpoints(name), step=6)
             yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
 
 
 def crossings(place: Place) -> Iterator[tuple[str, Outcome]]:
     """Starts what one worker will end, and ends what one worker has started."""
-    for two, one in CROSSINGS:
-        for kind, lora in KINDS.items():
-            config = sweep_config(
-                place.run_dir, lora=lora, deepspeed={"stage": two}, per_device_train_batch_size=4, save_steps=8
-            )
-            name = f"two-to-one-{two}-{one}-{kind}"
-            train_interrupted(place.run_dir, config, place.checkpoints(name), step=11)
-            name = f"one-to-two-{one}-{two}-{kind}"
-            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+    for two, one, kind in CROSSINGS:
+        config = crossing_config(place.run_dir, kind, stage=two, num_workers=2)
+        name = crossing_name(two, one, kind, first="two")
+        train_interrupted(place.run_dir, config, place.checkpoints(name), step=8)
+        name = crossing_name(two, one, kind, first="one")
+        yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def crossing_config(run_dir: Path, kind: str, *, stage: int, num_workers: int) -> SweepConfig:
+    return sweep_config(
+        run_dir,
+        lora=KINDS[kind],
+        deepspeed={"stage": stage},
+        per_device_train_batch_size=GLOBAL_BATCH_SIZE // num_workers,
+        max_steps=12,
+        save_steps=6,
+    )
+
+
+def crossing_name(two: int, one: int, kind: str, *, first: str) -> str:
+    """Folder of the training that so many workers start and the other number ends."""
+    return f"crossing-{two}-{one}-{kind}-{first}-first"
 
 
 def finals(place: Place) -> Iterator[tuple[str, Outcome]]:
     """Saves the final weights of ZeRO 3, with the log-probabilities that the engine's own model gives."""
     for kind, lora in KINDS.items():
         name = f"final-{kind}"
-        config = sweep_config(place.run_dir, lora=lora, deepspeed={"stage": 3}, per_device_train_batch_size=4)
+        config = sweep_config(place.run_dir, lora=lora, deepspeed={"stage": 3}, max_steps=4)
         data = annotated_pairs(place.run_dir, point_work(place.run_dir, config))
 
         def look(engine: TrainEngine, name: str = name, data: AnnotatedPairs = data) -> None:
@@ -124,9 +137,7 @@ def odd_sizes(place: Place) -> Iterator[tuple[str, Outcome]]:
     """State of parameters whose sizes two ranks do not divide, put into a new engine and taken out again."""
     training = OptimisationConfig(per_device_train_batch_size=1)
     for stage in STAGES:
-        settings = training.model_copy(
-            update={"deepspeed": training.deepspeed.model_copy(update={"stage": stage})}
-        )
+        settings = training.model_copy(update={"deepspeed": training.deepspeed.model_copy(update={"stage": stage})})
         engine = _odd_engine(settings)
         for _ in range(2):
             loss = engine.model(torch.full((1, 5), 1.0 + engine.rank)).square().sum()
@@ -164,9 +175,7 @@ def _odd_forward(engine: DeepSpeedEngine) -> float:
 
 def lone_nan(place: Place) -> Iterator[tuple[str, Outcome]]:
     """A loss that is not finite on rank 1 alone must end both ranks alike."""
-    config = sweep_config(
-        place.run_dir, lora=LORA, deepspeed={"stage": 2}, per_device_train_batch_size=4, save_steps=1
-    )
+    config = sweep_config(place.run_dir, lora=LORA, deepspeed={"stage": 2}, per_device_train_batch_size=4, save_steps=1)
 
     def broken(plain: MicroBatch) -> MicroBatch:
         calls: list[int] = []

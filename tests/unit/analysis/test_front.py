@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from modpo.analysis.front import summarise_run
+from modpo.analysis.front import read_manifest, summarise_run
 from modpo.artifacts import write_json
 from modpo.config.load import parse_config
 from modpo.core.estimators import bootstrap_mean
@@ -188,6 +189,15 @@ def test_points_without_a_result_are_listed_with_status_and_cause(tmp_path: Path
     assert summary["hypervolume"]["value"] == pytest.approx(5.89)
 
 
+def test_only_finished_points_are_in_the_front(tmp_path: Path) -> None:
+    """A point that is trained further and then fails keeps its older measurement: shown, but no part of the front."""
+    stale = MadePoint(trial_id="s", weights=HALF, values=everywhere(9, 9), status="failed", error="worker was lost")
+    summary = summarise_run(write_run(tmp_path, TWO, [*without_exact(three_points()), stale]))
+    assert summary["points"][3]["objectives"]["vivid"]["value"] == 9
+    assert summary["points"][3]["dominated"] is None
+    assert summary["hypervolume"]["value"] == pytest.approx(5.89)
+
+
 def test_run_without_a_finished_point_has_no_front(tmp_path: Path) -> None:
     summary = summarise_run(write_run(tmp_path, TWO, [], trials=["a"]))
     assert (summary["hypervolume"], summary["exact"], summary["monotonicity"]) == (None, None, None)
@@ -245,8 +255,7 @@ def test_stages_stand_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path, TWO, [])
     stage = {"seconds": 1.0, "skipped": False}
     write_json(run_dir / "stages.json", dict.fromkeys(("sweep", "annotate", "new", "prepare"), stage))
-    names = [stage["name"] for stage in summarise_run(run_dir)["stages"]]
-    assert names == ["prepare", "annotate", "sweep", "new"]
+    assert list(summarise_run(run_dir)["stages"]) == ["prepare", "annotate", "sweep", "new"]
 
 
 def test_summary_is_strict_json_whatever_the_error_messages_hold(tmp_path: Path) -> None:
@@ -258,9 +267,10 @@ def test_summary_is_strict_json_whatever_the_error_messages_hold(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])
-def test_folder_that_is_no_run(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("read", [summarise_run, read_manifest])
+def test_folder_that_is_no_run(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
     with pytest.raises(InputError) as caught:
-        summarise_run(tmp_path / name)
+        read(tmp_path / name)
     (problem,) = caught.value.problems
     assert problem.code == "MS-301"
     assert all((problem.got, problem.wanted, problem.remedy))
@@ -333,7 +343,7 @@ def test_points_measured_on_different_prompts_cannot_be_compared(tmp_path: Path)
 
 
 def test_summary_needs_neither_torch_nor_ray_nor_plotly() -> None:
-    heavy = "torch transformers ray deepspeed peft datasets pandas plotly jinja2".split()
+    heavy = ["torch", "transformers", "ray", "deepspeed", "peft", "datasets", "pandas", "plotly", "jinja2"]
     script = f"import sys; import modpo.analysis.front; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,68 @@
+"""The whole training written out on torch alone, from the paper's equation: what the engine and the loop must repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from modpo.config import SweepConfig
+from modpo.core.batch import SequenceBatch
+from modpo.models import attach_adapter
+from modpo.training.schedule import SampleOrder, learning_rate
+from tests.deepspeed.trainings import BETA, GLOBAL_BATCH_SIZE, annotated_pairs, point_work
+
+
+@dataclass(frozen=True)
+class BareOutcome:
+    """Each step's loss and gradient norm before clipping, and the float32 weights at the end, by name."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    parameters: dict[str, Tensor]
+
+
+def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, ...] = (0.5, 0.5)) -> BareOutcome:
+    """One worker, one micro-batch a step, the first objective primary; AdamW on float32 masters of the weights."""
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "start", dtype=getattr(torch, config.model.dtype)).train()
+    policy = attach_adapter(model, config.model.lora, seed=0) if config.model.lora else model
+    trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    masters = {name: parameter.detach().float().clone().requires_grad_() for name, parameter in trained.items()}
+    training = config.training
+    optimizer = torch.optim.AdamW(masters.values(), betas=(0.9, 0.999), weight_decay=training.weight_decay)
+    data = annotated_pairs(run_dir, point_work(run_dir, config, weights=weights))
+    order = SampleOrder(len(data), seed=0)
+    outcome = BareOutcome([], [], masters)
+    assert training.max_steps is not None
+    for step in range(training.max_steps):
+        batch = data.batch(order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE), torch.device("cpu"))
+        ratio = _summed_logps(policy, batch.sequences) - torch.cat([batch.reference.chosen, batch.reference.rejected])
+        chosen, rejected = ratio.chunk(2)
+        margin = weights[1] * (batch.margin_rewards.chosen - batch.margin_rewards.rejected)[:, 1]
+        loss = -functional.logsigmoid((BETA * (chosen - rejected) - margin) / weights[0]).mean()
+        policy.zero_grad()
+        loss.backward()
+        for name, master in masters.items():
+            master.grad = trained[name].grad.float()
+        outcome.losses.append(loss.item())
+        outcome.grad_norms.append(torch.nn.utils.clip_grad_norm_(masters.values(), training.max_grad_norm).item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, step=step, num_steps=training.max_steps)
+        optimizer.step()
+        with torch.no_grad():
+            for name, master in masters.items():
+                trained[name].copy_(master)
+    return outcome
+
+
+def _summed_logps(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+    sums = []
+    for row, labels in enumerate(batch.labels.tolist()):
+        tokens = [(place, token) for place, token in enumerate(labels) if token >= 0]
+        sums.append(sum(logits[row, place - 1].log_softmax(-1)[token].double() for place, token in tokens))
+    return torch.stack(sums)

@@ -1,0 +1,147 @@
+"""The desk hands every piece of work to exactly one slot, and back to it when the slot loses its workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from modpo.config.spec import StageInputs, Work
+from modpo.config.tree import SweepConfig
+from modpo.orchestration.desk import CLOSED, WAIT, Desk
+
+SHORT_S = 0.05
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+@pytest.fixture(autouse=True)
+def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modpo.orchestration.desk.LEASE_POLL_S", SHORT_S)
+
+
+@pytest.fixture
+def work(two_objectives: SweepConfig) -> Any:
+    def make(work_id: str) -> Work:
+        inputs = StageInputs(prepared="prepared", start_model="model")
+        return Work(work_id=work_id, kind="sft", run_dir="run", config=two_objectives, inputs=inputs, output="out")
+
+    return make
+
+
+@pytest.fixture
+def two_objectives() -> SweepConfig:
+    objectives = [{"name": name, "pairs": {"path": "pairs.jsonl"}} for name in ("helpful", "harmless")]
+    return SweepConfig.model_validate({"name": "desk", "model": {"name_or_path": "m"}, "objectives": objectives})
+
+
+async def leased_id(desk: Desk, slot: str) -> str:
+    leased = await desk.lease(slot)
+    return leased.work_id if isinstance(leased, Work) else leased
+
+
+def test_work_is_leased_once_and_in_order(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=0)
+        for name in ("a", "b"):
+            await desk.submit(work(name))
+        assert [await leased_id(desk, slot) for slot in ("s1", "s2", "s3")] == ["a", "b", WAIT]
+
+    run(story())
+
+
+def test_submitting_again_is_the_same_piece(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=0)
+        await desk.submit(work("a"))
+        await desk.submit(work("a"))
+        assert [await leased_id(desk, slot) for slot in ("s1", "s2")] == ["a", WAIT]
+
+    run(story())
+
+
+def test_a_slot_that_comes_back_gets_its_unfinished_piece(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=1)
+        for name in ("a", "b"):
+            await desk.submit(work(name))
+        assert [await leased_id(desk, "s1") for _ in range(2)] == ["a", "a"]
+        await desk.finish("a", {})
+        assert await leased_id(desk, "s1") == "b"
+
+    run(story())
+
+
+def test_a_piece_that_keeps_losing_its_workers_fails_and_the_slot_goes_on(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=1)
+        for name in ("a", "b"):
+            await desk.submit(work(name))
+        # Two starts are one loss, which is allowed; the third start would be the second.
+        assert [await leased_id(desk, "s1") for _ in range(3)] == ["a", "a", "b"]
+        (event,) = await desk.events("a", 0, SHORT_S)
+        assert event["kind"] == "failed" and "lost its workers 2 times" in event["error"]
+
+    run(story())
+
+
+def test_a_lost_slot_gives_its_piece_back_to_the_front_of_the_queue(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=1)
+        for name in ("a", "b"):
+            await desk.submit(work(name))
+        assert await leased_id(desk, "s1") == "a"
+        await desk.slot_lost("s1", "node died")
+        assert [await leased_id(desk, "s2"), await desk.slot_of("b")] == ["a", ""]
+
+    run(story())
+
+
+def test_slots_are_opened_only_for_work_that_waits_and_never_too_many(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=0)
+        assert await desk.claim_slot() is None
+        for name in ("a", "b", "c"):
+            await desk.submit(work(name))
+        assert [await desk.claim_slot() for _ in range(3)] == ["slot-1", "slot-2", None]
+
+    run(story())
+
+
+def test_a_free_slot_is_used_before_another_is_opened(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=0)
+        assert await desk.claim_slot(ahead=True) == "slot-1"
+        await desk.submit(work("a"))
+        assert await desk.claim_slot() is None
+
+    run(story())
+
+
+def test_events_arrive_in_order_and_from_where_the_reader_stands(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=0)
+        await desk.submit(work("a"))
+        await desk.lease("s1")
+        for step in (1, 2):
+            await desk.report("a", {"step": step})
+        await desk.finish("a", {"rows": 3})
+        assert [event.get("step") for event in await desk.events("a", 1, SHORT_S)] == [2, None]
+        assert (await desk.events("a", 2, SHORT_S))[0] == {"kind": "finished", "result": {"rows": 3}}
+        assert await desk.events("a", 3, SHORT_S) == []
+
+    run(story())
+
+
+def test_a_closed_desk_sends_slots_home_and_opens_none(work: Any) -> None:
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=0)
+        await desk.submit(work("a"))
+        await desk.close()
+        assert [await leased_id(desk, "s1"), await desk.claim_slot()] == [CLOSED, None]
+
+    run(story())

@@ -1,0 +1,110 @@
+"""Trials and digests: what is trained once, what a change misses, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modpo.config.tree import SweepConfig
+from modpo.orchestration.plan import Inputs, SweepPlan, identity_digest, plan_sweep
+
+INPUTS = Inputs(data="d", model="m", functions={"rewards:short": "f"})
+
+
+def config(**changes: Any) -> SweepConfig:
+    raw: dict[str, Any] = {
+        "name": "plan",
+        "model": {"name_or_path": "org/model"},
+        "objectives": [
+            {"name": "helpful", "pairs": {"path": "h.jsonl"}},
+            {"name": "short", "pairs": {"path": "s.jsonl"}, "reward": {"type": "function", "function": "rewards:short"}},
+        ],
+        "sweep": {"weights": {"lattice": 4}},
+    }
+    return SweepConfig.model_validate(raw | changes)
+
+
+def stage_digests(plan: SweepPlan) -> list[str]:
+    return [plan.prepared, plan.start_model, plan.reference, plan.rewards]
+
+
+def test_vertices_at_the_sweeps_beta_are_the_ends_of_the_front() -> None:
+    plan = plan_sweep(config(), INPUTS)
+    assert [trial.weights for trial in plan.points] == [(1, 0), (0.75, 0.25), (0.5, 0.5), (0.25, 0.75), (0, 1)]
+    assert plan.vertices["helpful"] == plan.points[0] and plan.vertices["short"] == plan.points[-1]
+    assert len(plan.trials) == 5
+
+
+def test_a_vertex_with_its_own_beta_is_trained_beside_the_front() -> None:
+    raw = config().model_dump(mode="json")
+    raw["objectives"][0]["beta"] = 0.3
+    plan = plan_sweep(SweepConfig.model_validate(raw), INPUTS)
+    assert plan.vertices["helpful"].beta == 0.3 and plan.points[0].beta == 0.1
+    assert len(plan.trials) == 6
+
+
+def test_points_are_every_combination_of_weights_betas_and_seeds() -> None:
+    plan = plan_sweep(config(sweep={"weights": {"lattice": 1}, "betas": [0.1, 0.2], "seeds": [0, 1]}), INPUTS)
+    assert [(t.weights, t.beta, t.seed) for t in plan.points[:3]] == [((1, 0), 0.1, 0), ((1, 0), 0.1, 1), ((1, 0), 0.2, 0)]
+    assert len({trial.trial_id for trial in plan.points}) == 8
+
+
+def test_auto_primary_is_the_largest_weight_and_the_first_named_on_a_tie() -> None:
+    assert [trial.primary for trial in plan_sweep(config(), INPUTS).points] == [0, 0, 0, 1, 1]
+
+
+def test_a_fixed_primary_trains_all_but_the_other_vertices() -> None:
+    sweep = {"weights": {"lattice": 4}, "primary": "helpful"}
+    assert [trial.primary for trial in plan_sweep(config(sweep=sweep), INPUTS).points] == [0, 0, 0, 0, 1]
+
+
+def test_adding_points_leaves_the_old_ones_and_every_stage_as_they_are() -> None:
+    before, after = plan_sweep(config(), INPUTS), plan_sweep(config(sweep={"weights": {"lattice": 8}}), INPUTS)
+    assert {trial.trial_id for trial in before.points} <= {trial.trial_id for trial in after.points}
+    assert stage_digests(before) == stage_digests(after)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "changed"),
+    [
+        (Inputs("other", "m", INPUTS.functions), [True, True, True, True]),
+        (Inputs("d", "other", INPUTS.functions), [True, True, True, True]),
+        (Inputs("d", "m", {"rewards:short": "edited"}), [False, False, False, True]),
+    ],
+    ids=["data", "model", "reward code"],
+)
+def test_changed_content_misses_the_stages_that_depend_on_it(inputs: Inputs, changed: list[bool]) -> None:
+    with_sft = config(sft={})
+    before, after = (stage_digests(plan_sweep(with_sft, found)) for found in (INPUTS, inputs))
+    assert [a != b for a, b in zip(before, after, strict=True)] == changed
+
+
+def test_edited_reward_code_misses_mixed_points_but_not_plain_dpo() -> None:
+    before = plan_sweep(config(), INPUTS).points
+    after = plan_sweep(config(), Inputs("d", "m", {"rewards:short": "edited"})).points
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"learning_rate": 1e-3}},
+        {"model": {"name_or_path": "org/model", "lora": {"r": 4}}},
+        {"model": {"name_or_path": "org/model", "dtype": "float32"}},
+        {"data": {"max_length": 99}},
+        {"seed": 1},
+    ],
+    ids=["learning rate", "lora", "dtype", "max_length", "seed"],
+)
+def test_every_setting_that_changes_training_changes_every_trial_and_the_runs_identity(change: dict[str, Any]) -> None:
+    before, after = config(), config(**change)
+    assert not {t.trial_id for t in plan_sweep(before, INPUTS).trials} & {
+        t.trial_id for t in plan_sweep(after, INPUTS).trials
+    }
+    assert identity_digest(before) != identity_digest(after)
+
+
+def test_workers_trackers_and_measurement_are_no_part_of_the_identity() -> None:
+    changed = config(resources={"num_workers": 2}, trackers={"wandb": {}}, evaluation={"num_prompts": 3})
+    assert identity_digest(changed) == identity_digest(config())

@@ -1,0 +1,191 @@
+"""Reward scorers: sign, unit and scale once and in the right place, and every bad reward named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from modpo.config import SweepConfig
+from modpo.config.spec import StageInputs
+from modpo.config.tree import LoraConfig
+from modpo.errors import InputError, Problem
+from modpo.models import attach_adapter, completion_logps, load_model, save_trained
+from modpo.rewards.base import Completion, finite
+from modpo.rewards.scorers import FunctionScorer, ImplicitScorer, build_scorer, import_function
+from tests.sweeps import VIVID, world_sweep
+
+PAD = 0
+NO_LOGPS = np.zeros(0)
+COMPLETIONS = [
+    Completion("Hi", "one two", (5, 6), (7, 8, 2)),
+    Completion("Hi", "one", (5, 6), (7, 2)),
+    Completion([{"role": "user", "content": "Hi"}], "one two three", (5,), (7, 8, 9, 10, 2)),
+]
+
+
+def num_words(prompts: list[Any], responses: list[str]) -> list[int]:
+    return [len(response.split()) for response in responses]
+
+
+def refused(call: Callable[[], Any]) -> Problem:
+    with pytest.raises(InputError) as caught:
+        call()
+    (problem,) = caught.value.problems
+    return problem
+
+
+class TestFunction:
+    def test_scores_texts_in_one_call(self) -> None:
+        calls: list[tuple[list[Any], list[str]]] = []
+
+        def score(prompts: list[Any], responses: list[str]) -> list[int]:
+            calls.append((prompts, responses))
+            return num_words(prompts, responses)
+
+        rewards = FunctionScorer("brief", score, 1.0).score(COMPLETIONS, reference_logps=NO_LOGPS)
+        assert rewards.tolist() == [2, 1, 3]
+        assert calls == [(["Hi", "Hi", [{"role": "user", "content": "Hi"}]], ["one two", "one", "one two three"])]
+
+    def test_minimize_negates_once(self) -> None:
+        rewards = FunctionScorer("brief", num_words, -1.0).score(COMPLETIONS, reference_logps=NO_LOGPS)
+        assert rewards.tolist() == [-2, -1, -3]
+
+    @pytest.mark.parametrize("wrap", [list, tuple, np.array, torch.tensor, lambda v: np.array(v, dtype=np.float32)])
+    def test_any_vector_of_numbers_will_do(self, wrap: Callable[[list[int]], Any]) -> None:
+        scorer = FunctionScorer("brief", lambda prompts, responses: wrap(num_words(prompts, responses)), 1.0)
+        rewards = scorer.score(COMPLETIONS, reference_logps=NO_LOGPS)
+        assert rewards.dtype == np.float64
+        assert rewards.tolist() == [2, 1, 3]
+
+    @pytest.mark.parametrize(
+        ("values", "got"),
+        [
+            ([1.0, math.nan, 2.0], "nan for response 1 of the batch"),
+            ([math.inf, 1.0, math.nan], "inf for response 0 of the batch"),
+            ([1.0, 2.0], "shape (2,)"),
+            ([[1.0], [2.0], [3.0]], "shape (3, 1)"),
+            (1.0, "shape ()"),
+            (["one", "two", "three"], "shape (0,)"),
+            ([1.0, [2.0], 3.0], "shape (0,)"),
+        ],
+    )
+    def test_what_is_not_one_finite_number_per_response_is_refused(self, values: Any, got: str) -> None:
+        problem = refused(lambda: finite("brief", values, 3))
+        assert (problem.code, problem.where) == ("MS-231", "objectives (brief).reward")
+        assert (problem.got, problem.wanted) == (got, "3 finite numbers")
+
+    def test_function_is_imported_by_name(self) -> None:
+        assert import_function(VIVID)(["Tell me about the fox at dawn ."], ["the fox rests ."]) == [0.0]
+
+    @pytest.mark.parametrize(
+        ("dotted", "got"),
+        [
+            ("no_such_module:score", "No module named 'no_such_module'"),
+            ("modpo.data.demo.rewards:livid", "has no attribute 'livid'"),
+        ],
+    )
+    def test_function_that_a_worker_lacks(self, dotted: str, got: str) -> None:
+        problem = refused(lambda: import_function(dotted))
+        assert (problem.code, problem.where) == ("MS-232", dotted)
+        assert got in problem.got
+
+
+class TestImplicit:
+    """beta_j log(pi_j / pi_ref) of a saved adapter on the demo model."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def world(cls, demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+        """The base model, and the folder of an adapter on it."""
+        config = world_sweep(demo_world).model
+        policy = attach_adapter(load_model(config), LoraConfig(r=2), seed=0)
+        trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        for parameter in trained.values():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        folder = tmp_path_factory.mktemp("implicit") / "adapter"
+        save_trained(policy, folder, {name: parameter.detach() for name, parameter in trained.items()})
+        return load_model(config), folder
+
+    def config(self, demo_world: Path, **objective: Any) -> SweepConfig:
+        """A sweep whose first objective has the implicit reward."""
+        config = world_sweep(demo_world, training={"beta": 0.25}).model_dump(mode="json")
+        config["objectives"][0] |= {"reward": None, **objective}
+        return SweepConfig.model_validate(config)
+
+    def reference(self, base: PreTrainedModel) -> Any:
+        return completion_logps(
+            base, [c.prompt_ids for c in COMPLETIONS], [c.response_ids for c in COMPLETIONS], batch_size=2, pad_token_id=PAD
+        )
+
+    def score(self, config: SweepConfig, inputs: StageInputs, base: PreTrainedModel) -> Any:
+        scorer = build_scorer(config, config.objectives[0], inputs, base=base, pad_token_id=PAD)
+        assert isinstance(scorer, ImplicitScorer)
+        return scorer.score(COMPLETIONS, reference_logps=self.reference(base))
+
+    def test_reward_of_the_objectives_own_vertex(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
+        """z = s beta Delta log at w = e_j, so the raw reward is s beta log(pi / pi_ref): 4 x .25 = 1 times the log ratio."""
+        base, folder = world
+        inputs = StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)})
+        rewards = self.score(self.config(demo_world, unit=4.0), inputs, base)
+        from peft import PeftModel
+
+        policy = PeftModel.from_pretrained(load_model(self.config(demo_world).model), str(folder)).eval()
+        assert rewards.tolist() == pytest.approx((self.reference(policy) - self.reference(base)).tolist(), abs=1e-6)
+        assert np.abs(rewards).min() > 1e-3
+
+    def test_scale_is_the_beta_that_the_vertex_was_trained_with(
+        self, world: tuple[PreTrainedModel, Path], demo_world: Path
+    ) -> None:
+        """Its own beta where it has one, the training's otherwise: a sweep over the trial's beta never rescales it."""
+        base, folder = world
+        inputs = StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)})
+        plain = self.score(self.config(demo_world), inputs, base)
+        own = self.score(self.config(demo_world, beta=0.75), inputs, base)
+        assert own.tolist() == pytest.approx((3 * plain).tolist(), rel=1e-12)
+
+    def test_a_given_adapter_has_its_own_beta_whatever_the_unit(
+        self, world: tuple[PreTrainedModel, Path], demo_world: Path
+    ) -> None:
+        base, folder = world
+        reward = {"type": "implicit", "adapter": str(folder), "adapter_beta": 0.5}
+        inputs = StageInputs(prepared="", start_model="")
+        given = self.score(self.config(demo_world, reward=reward, unit=4.0, beta=9.0), inputs, base)
+        vertex = self.score(
+            self.config(demo_world), StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)}), base
+        )
+        assert given.tolist() == pytest.approx((2 * vertex).tolist(), rel=1e-12)
+
+    def test_direction_does_not_turn_a_preference_around(
+        self, world: tuple[PreTrainedModel, Path], demo_world: Path
+    ) -> None:
+        """Pairs always say themselves what is better, so the implicit reward is higher-is-better already."""
+        base, folder = world
+        inputs = StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)})
+        up, down = (self.score(self.config(demo_world, direction=d), inputs, base) for d in ("maximize", "minimize"))
+        assert up.tolist() == down.tolist()
+
+    def test_base_model_is_left_as_it_was(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
+        base, folder = world
+        before = self.reference(base)
+        self.score(self.config(demo_world), StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)}), base)
+        assert self.reference(base).tolist() == before.tolist()
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_declared_function_with_its_direction(demo_world: Path, direction: str, sign: int) -> None:
+    raw = world_sweep(demo_world).model_dump(mode="json")
+    raw["objectives"][0] |= {"direction": direction, "unit": 10.0}
+    config = SweepConfig.model_validate(raw)
+    scorer = build_scorer(
+        config, config.objectives[0], StageInputs(prepared="", start_model=""), base=torch.nn.Identity(), pad_token_id=PAD  # type: ignore[arg-type]
+    )
+    assert isinstance(scorer, FunctionScorer)
+    completion = Completion("Tell me about the fox at dawn .", "the golden fox rests .", (5,), (6, 2))
+    assert scorer.score([completion], reference_logps=NO_LOGPS).tolist() == pytest.approx([sign * 1.4])

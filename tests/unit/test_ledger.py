@@ -1,0 +1,113 @@
+"""The run's own truth: one record a point, written whole, found again by trial id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpo.artifacts import writing
+from modpo.config import SweepConfig, parse_config
+from modpo.config.spec import TrialSpec
+from modpo.ledger import (
+    PointRecord,
+    evaluation_dir,
+    is_finished,
+    point_dir,
+    read_point,
+    read_points,
+    update_point,
+    write_point,
+)
+from tests.sweeps import raw_sweep
+
+
+def trial(trial_id: str = "vivid0.5", **changes: Any) -> TrialSpec:
+    return TrialSpec(**{"trial_id": trial_id, "weights": (0.5, 0.5), "primary": 0, "beta": 0.1, "seed": 0, **changes})
+
+
+@pytest.fixture
+def config() -> SweepConfig:
+    return parse_config(raw_sweep())
+
+
+def test_a_point_that_was_never_started_has_no_record(tmp_path: Path) -> None:
+    assert read_point(tmp_path, "nobody") is None
+    assert list(read_points(tmp_path)) == []
+
+
+def test_first_update_creates_the_record_and_later_ones_keep_the_rest(tmp_path: Path) -> None:
+    update_point(tmp_path, trial(), status="running", attempts=1)
+    update_point(tmp_path, trial(), step=40, num_steps=100)
+    record = read_point(tmp_path, "vivid0.5")
+    assert record is not None
+    assert record.spec == trial()
+    assert (record.status, record.attempts, record.step, record.num_steps) == ("running", 1, 40, 100)
+
+
+def test_record_comes_back_as_it_was_written_with_a_stamp(tmp_path: Path) -> None:
+    record = PointRecord(
+        spec=trial(), status="finished", device_seconds=12.5, final="final", result={"kl": {"value": 0.1, "low": 0, "high": 1}}
+    )
+    write_point(tmp_path, record)
+    stored = read_point(tmp_path, "vivid0.5")
+    assert stored is not None
+    assert stored.updated_at > 0
+    assert stored.model_copy(update={"updated_at": 0.0}) == record
+
+
+def test_records_are_listed_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    for name in ("c", "a", "b"):
+        update_point(tmp_path, trial(name))
+    (tmp_path / "points" / "half").mkdir()
+    assert [record.spec.trial_id for record in read_points(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_record_of_unknown_shape_is_refused(tmp_path: Path) -> None:
+    update_point(tmp_path, trial())
+    path = point_dir(tmp_path, "vivid0.5") / "point.json"
+    path.write_text(path.read_text().replace('"attempts"', '"tries"'))
+    with pytest.raises(ValueError, match="tries"):
+        read_point(tmp_path, "vivid0.5")
+
+
+class TestEvaluation:
+    def test_folder_changes_with_what_changes_a_measurement_and_nothing_else(self, tmp_path: Path) -> None:
+        def folder(**sections: Any) -> Path:
+            return evaluation_dir(tmp_path, parse_config(raw_sweep(**sections)), trial())
+
+        other_reward = raw_sweep()["objectives"]
+        other_reward[0]["reward"]["function"] = "elsewhere:vivid"
+        other_unit = raw_sweep()["objectives"]
+        other_unit[0]["unit"] = 2.0
+        measured = {
+            "plain": folder(),
+            "samples": folder(evaluation={"samples_per_prompt": 8}),
+            "seed": folder(seed=1),
+            "reward": folder(objectives=other_reward),
+            "unit": folder(objectives=other_unit),
+        }
+        assert len(set(measured.values())) == len(measured)
+        other_pairs = raw_sweep()["objectives"]
+        other_pairs[0]["pairs"]["path"] = "elsewhere.jsonl"
+        for same in ({"training": {"beta": 1}}, {"resources": {"num_workers": 2}}, {"objectives": other_pairs}):
+            assert folder(**same) == measured["plain"]
+
+    def test_finished_means_measured_under_these_settings(self, tmp_path: Path, config: SweepConfig) -> None:
+        folder = evaluation_dir(tmp_path, config, trial())
+        name = str(folder.relative_to(tmp_path))
+        assert not is_finished(tmp_path, config, trial())
+        update_point(tmp_path, trial(), status="finished", evaluation=name)
+        assert not is_finished(tmp_path, config, trial()), "the record says so, but the evaluation is not there"
+        with writing(folder, {}):
+            pass
+        assert is_finished(tmp_path, config, trial())
+        assert not is_finished(tmp_path, parse_config(raw_sweep(seed=1)), trial())
+        update_point(tmp_path, trial(), status="running")
+        assert not is_finished(tmp_path, config, trial())
+
+
+def test_a_vertex_is_all_weight_on_the_primary() -> None:
+    assert trial(weights=(0.0, 1.0), primary=1).is_vertex
+    assert not trial(weights=(0.5, 0.5)).is_vertex

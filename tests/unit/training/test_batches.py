@@ -1,0 +1,110 @@
+"""Annotated pairs as tensors: every number beside its own pair, side and objective."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from modpo.core.batch import IGNORED_LABEL
+from modpo.data.prepared import ResponseText
+from modpo.errors import InternalError
+from modpo.training.batches import AnnotatedPairs, read_annotated, reward_columns, text_batch
+
+CPU = torch.device("cpu")
+NAMES = ("vivid", "brief", "safe")
+NO = IGNORED_LABEL
+# Values say where they belong: pair 1, 2, 3 in the units, chosen 0.1 and rejected 0.2, the objective in the tens.
+PAIRS = [("p1", "vivid", "train"), ("p2", "brief", "train"), ("p3", "vivid", "train"), ("p4", "vivid", "eval")]
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """(prepared, reference, rewards), the annotation's rows in another order than the pairs."""
+    prepared = [
+        {
+            "pair_id": pair_id,
+            "objective": objective,
+            "split": split,
+            "prompt": json.dumps("Hi"),
+            "chosen": "c",
+            "rejected": "r",
+            "prompt_ids": [10 + number],
+            "chosen_ids": [20 + number, 2],
+            "rejected_ids": [30 + number, 31, 2],
+        }
+        for number, (pair_id, objective, split) in enumerate(PAIRS, start=1)
+    ]
+    ids, numbers = [pair_id for pair_id, _, _ in reversed(PAIRS)], np.arange(len(PAIRS), 0, -1)
+    reference = {"reference_chosen_logps": -numbers - 0.1, "reference_rejected_logps": -numbers - 0.2}
+    rewards = {}
+    for tens, name in enumerate(NAMES, start=1):
+        chosen, rejected = reward_columns(name)
+        rewards |= {chosen: 10.0 * tens + numbers + 0.1, rejected: 10.0 * tens + numbers + 0.2}
+    folders = tmp_path / "prepared", tmp_path / "reference", tmp_path / "rewards"
+    for folder in folders:
+        folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(prepared), folders[0] / "pairs.parquet")
+    for folder, columns in zip(folders[1:], (reference, rewards), strict=True):
+        pyarrow.parquet.write_table(pyarrow.table({"pair_id": ids, **columns}), folder / "table.parquet")
+    return folders
+
+
+def read(artefacts: tuple[Path, Path, Path], *, objective: str = "vivid", with_rewards: bool = True) -> AnnotatedPairs:
+    prepared, reference, rewards = artefacts
+    return read_annotated(
+        prepared, reference, rewards if with_rewards else None, objective=objective, names=NAMES, pad_token_id=0
+    )
+
+
+def test_training_pairs_of_the_primary_objective_only(artefacts: tuple[Path, Path, Path]) -> None:
+    assert [pair.pair_id for pair in read(artefacts).pairs] == ["p1", "p3"]
+    assert [pair.pair_id for pair in read(artefacts, objective="brief").pairs] == ["p2"]
+
+
+def test_every_number_stands_beside_its_pair_side_and_objective(artefacts: tuple[Path, Path, Path]) -> None:
+    batch = read(artefacts).batch([1, 0], CPU)
+    assert batch.num_pairs == 2
+    assert batch.reference.chosen.tolist() == [-3.1, -1.1]
+    assert batch.reference.rejected.tolist() == [-3.2, -1.2]
+    assert batch.margin_rewards.chosen.tolist() == [[13.1, 23.1, 33.1], [11.1, 21.1, 31.1]]
+    assert batch.margin_rewards.rejected.tolist() == [[13.2, 23.2, 33.2], [11.2, 21.2, 31.2]]
+    assert batch.reference.chosen.dtype == batch.margin_rewards.chosen.dtype == torch.float64
+
+
+def test_order_of_the_objectives_is_the_callers(artefacts: tuple[Path, Path, Path]) -> None:
+    prepared, reference, rewards = artefacts
+    turned = read_annotated(prepared, reference, rewards, objective="vivid", names=NAMES[::-1], pad_token_id=0)
+    assert turned.batch([0], CPU).margin_rewards.chosen.tolist() == [[31.1, 21.1, 11.1]]
+
+
+def test_sequences_are_all_chosen_then_all_rejected(artefacts: tuple[Path, Path, Path]) -> None:
+    sequences = read(artefacts).batch([0, 1], CPU).sequences
+    assert sequences.input_ids.tolist() == [[11, 21, 2, 0], [13, 23, 2, 0], [11, 31, 31, 2], [13, 33, 31, 2]]
+    assert sequences.labels.tolist() == [[NO, 21, 2, NO], [NO, 23, 2, NO], [NO, 31, 31, 2], [NO, 33, 31, 2]]
+    assert sequences.attention_mask.tolist() == [[1, 1, 1, 0]] * 2 + [[1, 1, 1, 1]] * 2
+
+
+def test_plain_dpo_has_no_margin_and_needs_no_rewards(artefacts: tuple[Path, Path, Path]) -> None:
+    batch = read(artefacts, with_rewards=False).batch([0, 1], CPU)
+    assert torch.equal(batch.margin_rewards.gap, torch.zeros(2, 3, dtype=torch.float64))
+    assert batch.reference.chosen.tolist() == [-1.1, -3.1]
+
+
+def test_a_pair_without_annotation_is_refused(artefacts: tuple[Path, Path, Path]) -> None:
+    table = pyarrow.parquet.read_table(artefacts[1] / "table.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 2), artefacts[1] / "table.parquet")
+    with pytest.raises(InternalError, match="first missing: p1"):
+        read(artefacts)
+
+
+def test_texts_to_imitate() -> None:
+    texts = [ResponseText((5,), (6, 2)), ResponseText((7, 8), (9, 9, 2))]
+    batch = text_batch(texts, [1, 0, 1], pad_token_id=0, device=CPU)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 9, 2], [5, 6, 2, 0, 0], [7, 8, 9, 9, 2]]
+    assert batch.labels.tolist() == [[NO, NO, 9, 9, 2], [NO, 6, 2, NO, NO], [NO, NO, 9, 9, 2]]
