@@ -96,7 +96,7 @@ def evaluate(run: RunPath, overrides: Overrides = None) -> None:
     from modpo.orchestration.pipeline import evaluate_points
     from modpo.tables import print_summary
 
-    config = override_config(parse_config(read_manifest(run)["config"]), overrides or (), storage_path=run.parent)
+    config = override_config(parse_config(read_manifest(run)["config"]), overrides or (), run_dir=run.absolute())
     summary = evaluate_points(config, ConsoleWatcher(console, config.objective_names))
     print_summary(console, summary, run)
 

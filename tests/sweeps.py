@@ -42,7 +42,10 @@ def world_sweep(world: Path, **sections: Any) -> SweepConfig:
     raw["model"] = {**raw["model"], "name_or_path": str(world / "model")}
     for objective in raw["objectives"]:
         if "pairs" in objective:
-            objective["pairs"] = {**objective["pairs"], "path": objective["pairs"]["path"].replace("demo:", f"{world}/")}
+            objective["pairs"] = {
+                **objective["pairs"],
+                "path": objective["pairs"]["path"].replace("demo:", f"{world}/"),
+            }
     return parse_config(raw)
 
 

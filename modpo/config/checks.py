@@ -1,20 +1,15 @@
-"""Checks of a sweep file that need more than one field, or a look at the disk: pure functions to problems."""
+"""Checks of a sweep file that need more than one field; what it names on disk is looked at in `disk`."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpo.config.tree import FunctionReward, ImplicitReward, ObjectiveConfig, SourceConfig, SweepConfig
+from modpo.config.disk import check_disk
+from modpo.config.tree import ImplicitReward, ObjectiveConfig, SweepConfig
 from modpo.core.weights import WeightVector, check_weights, eligible_primaries, simplex_lattice
 from modpo.errors import Problem, closest, shown
 
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
-DEMO_PREFIX = "demo:"
 RESERVED_NAMES = frozenset(
     {"distinct_n", "j_w", "key", "kl", "kl_k1", "length", "prompt", "prompt_number", "reference", "response", "status"}
     | {"beta", "device_seconds", "point", "primary", "seed", "step", "truncated"}
@@ -26,10 +21,8 @@ def check_config(config: SweepConfig) -> list[Problem]:
     return [
         *_check_objectives(config),
         *_check_weights(config),
-        *_check_model(config),
-        *_check_sources(config),
-        *_check_functions(config),
         *_check_training(config),
+        *check_disk(config),
     ]
 
 
@@ -53,11 +46,6 @@ def primary_candidates(config: SweepConfig, weights: WeightVector) -> tuple[int,
     fixed = config.objective_names.index(config.sweep.primary)
     # A fixed primary cannot train the vertices of the others: those stay plain DPO on their own pairs.
     return tuple(k for k in eligible if k == fixed or weights[k] == 1.0)
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a path that is not on this disk reads as a Hugging Face id."""
-    return bool(HUB_ID.match(path)) and not path.endswith(DATA_SUFFIXES) and not Path(path).exists()
 
 
 def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
@@ -212,95 +200,6 @@ def _check_vector(config: SweepConfig, vector: WeightVector, where: str) -> Iter
         )
 
 
-def _check_model(config: SweepConfig) -> Iterator[Problem]:
-    name = config.model.name_or_path
-    if name.startswith(DEMO_PREFIX) or is_hub_id(name):
-        return
-    if not (Path(name) / "config.json").is_file():
-        yield Problem(
-            code="MS-141",
-            what="the model folder has no config.json",
-            where="model.name_or_path",
-            got=shown(name),
-            wanted="a Hugging Face id (org/name) or a folder written by save_pretrained",
-            remedy="check the path, or set --set model.name_or_path=...",
-        )
-
-
-def _check_sources(config: SweepConfig) -> Iterator[Problem]:
-    sources: list[tuple[str, SourceConfig]] = [
-        (f"objectives.{index}.pairs.path", objective.pairs)
-        for index, objective in enumerate(config.objectives)
-        if objective.pairs is not None
-    ]
-    if config.sft is not None and config.sft.data is not None:
-        sources.append(("sft.data.path", config.sft.data))
-    for where, source in sources:
-        path = Path(source.path)
-        if source.path.startswith(DEMO_PREFIX) or is_hub_id(source.path):
-            continue
-        if not path.exists():
-            yield Problem(
-                code="MS-142",
-                what="a data file does not exist",
-                where=where,
-                got=shown(source.path),
-                wanted="a .jsonl, .json or .parquet file, a folder, or a hub id (org/name)",
-                remedy="check the path; relative paths start at the working directory",
-            )
-        elif path.is_file() and path.suffix not in DATA_SUFFIXES:
-            yield Problem(
-                code="MS-143",
-                what="a data file has an unknown ending",
-                where=where,
-                got=shown(path.name),
-                wanted=", ".join(DATA_SUFFIXES),
-                remedy="convert the file, or rename it if only the ending is wrong",
-            )
-
-
-def _check_functions(config: SweepConfig) -> Iterator[Problem]:
-    """Finds modules without importing them: reward code runs only in the workers that score."""
-    named = [
-        (f"objectives.{index}.reward.function", objective.reward.function)
-        for index, objective in enumerate(config.objectives)
-        if isinstance(objective.reward, FunctionReward)
-    ]
-    if config.evaluation.enumerate is not None:
-        named.append(("evaluation.enumerate", config.evaluation.enumerate))
-    for where, dotted in named:
-        module, _, function = dotted.partition(":")
-        source = _module_source(module)
-        if source is None:
-            yield Problem(
-                code="MS-144",
-                what="a module cannot be found",
-                where=where,
-                got=shown(module),
-                wanted="a module that Python can import from the working directory or the environment",
-                remedy="check the name, or install the package that has it",
-            )
-        elif not re.search(rf"^\s*(def\s+{function}\b|{function}\s*=|from\s.*\b{function}\b)", source, re.MULTILINE):
-            yield Problem(
-                code="MS-145",
-                what=f"module {module!r} has no function {function!r}",
-                where=where,
-                wanted="def name(prompts, responses)",
-                remedy="check the name after the colon",
-            )
-
-
-def _module_source(module: str) -> str | None:
-    """Source text of a module; finding it imports its parent packages at most."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return None
-    return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
-
-
 def _check_training(config: SweepConfig) -> Iterator[Problem]:
     early, stage = config.training.early_stopping, config.training.deepspeed.stage
     if early is not None and stage == 3:
@@ -325,22 +224,3 @@ def _check_training(config: SweepConfig) -> Iterator[Problem]:
                 wanted="stage 1-3 for the optimiser, stage 3 for parameters",
                 remedy=f"raise {section}.deepspeed.stage",
             )
-        if part.deepspeed.config_file is not None:
-            yield from _check_deepspeed_file(part.deepspeed.config_file, f"{section}.deepspeed.config_file")
-
-
-def _check_deepspeed_file(path: str, where: str) -> Iterator[Problem]:
-    try:
-        if isinstance(json.loads(Path(path).read_text(encoding="utf-8")), dict):
-            return
-        reason = "not a JSON object"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    yield Problem(
-        code="MS-153",
-        what="the DeepSpeed file cannot be used",
-        where=where,
-        got=shown(reason),
-        wanted="a JSON object of DeepSpeed settings",
-        remedy="check the path and its JSON",
-    )

@@ -51,13 +51,13 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> tuple[Swe
     return config, [*problems, *(problem for problem in checked if not _follows_from(problem, found))]
 
 
-def override_config(config: SweepConfig, overrides: Sequence[str], *, storage_path: Path) -> SweepConfig:
-    """A stored config with overrides, at the place where its run now stands.
+def override_config(config: SweepConfig, overrides: Sequence[str], *, run_dir: Path) -> SweepConfig:
+    """A stored config with overrides, for its run at the place where that now stands.
 
     Raises:
         InputError: all mistakes of the overrides.
     """
-    raw = config.model_dump(mode="json") | {"storage_path": str(storage_path)}
+    raw = config.model_dump(mode="json") | {"name": run_dir.name, "storage_path": str(run_dir.parent)}
     problems = [problem for override in overrides for problem in _apply_override(raw, override)]
     changed, found = _parse(raw)
     if problems or found or changed is None:
@@ -76,7 +76,7 @@ def config_schema() -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of keeping the last one; merge keys (`<<`) may be overridden."""
+    """Refuses a key given twice instead of keeping the last one; merged keys (`<<`) may be overridden."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

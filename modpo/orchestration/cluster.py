@@ -44,9 +44,10 @@ def connected() -> Iterator[None]:
     Raises:
         SetupError: RAY_ADDRESS names a cluster that does not answer.
     """
-    os.environ |= {name: value for name, value in CLUSTER_ENVIRONMENT.items() if name not in os.environ}
+    added = {name: value for name, value in CLUSTER_ENVIRONMENT.items() if name not in os.environ}
+    os.environ |= added
     if os.environ.get("RAY_ADDRESS"):
-        _connect()
+        _connect(added)
         try:
             yield
         finally:
@@ -111,13 +112,18 @@ def _private_environment(temporary: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _connect() -> None:
+def _connect(environment: dict[str, str]) -> None:
+    """Joins a running cluster.
+
+    Args:
+        environment: what its processes get beside the job's own variables, which must not be named again.
+    """
     try:
         ray.init(
             namespace=NAMESPACE,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": {n: os.environ[n] for n in CLUSTER_ENVIRONMENT}},
+            runtime_env={"env_vars": environment},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SetupError(

@@ -85,8 +85,10 @@ class Desk:
             await self._notify()
             if not held.is_over:
                 return held.work
-        if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
-            return WAIT
+        # Of several slots that wake for one piece, all but the first find it taken and wait on.
+        while not (self._queue or self._closed):
+            if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
+                return WAIT
         if self._closed:
             return CLOSED
         piece = self._pieces[self._queue.popleft()]

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
-from modpo.config.checks import DEMO_PREFIX
+from modpo.config.disk import DEMO_PREFIX
 from modpo.config.tree import FunctionReward, ImplicitReward, SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data

@@ -19,7 +19,7 @@ from modpo.core.weights import WeightVector, auto_primary, vertex
 PLAN_VERSION = 1
 
 # Sections that may change in a run directory that already exists: they add points or measure again.
-FREE_SECTIONS = ("sweep", "resources", "trackers", "evaluation", "storage_path")
+FREE_SECTIONS = ("sweep", "resources", "trackers", "evaluation", "name", "storage_path")
 
 
 @dataclass(frozen=True)

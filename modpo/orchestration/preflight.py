@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modpo.config import SweepConfig, read_config
-from modpo.config.checks import DEMO_PREFIX, is_hub_id
+from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
 from modpo.orchestration.inputs import resolve_demo

@@ -75,8 +75,8 @@ def _imports(tree: ast.Module, package: str, *, known: Mapping[str, Path]) -> It
                 submodule = f"{base}.{alias.name}"
                 yield Import(submodule if submodule in known else base, node.lineno)
         elif isinstance(node, ast.Call) and _called(node) in {"import_module", "__import__"}:
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield Import(str(node.args[0].value), node.lineno)
+            named = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            yield from (Import(str(name), node.lineno) for name in named)
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

@@ -33,7 +33,9 @@ def taken_by(module: str, repository: Path) -> set[str]:
     return set(fresh_process(code, repository).split())
 
 
-@pytest.mark.parametrize("module", ["modpo", "modpo.errors", "modpo.artifacts", "modpo.config", "modpo.ledger", "modpo.cli"])
+@pytest.mark.parametrize(
+    "module", ["modpo", "modpo.errors", "modpo.artifacts", "modpo.config", "modpo.ledger", "modpo.cli"]
+)
 def test_nothing_heavy_comes_along(module: str, repository: Path) -> None:
     assert taken_by(module, repository) == set()
 

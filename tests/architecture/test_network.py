@@ -25,4 +25,4 @@ def test_hub_libraries_know_that_they_are_offline() -> None:
     from huggingface_hub import constants
 
     assert constants.HF_HUB_OFFLINE
-    assert constants.HF_HOME == os.environ["HF_HOME"]
+    assert os.environ["HF_HOME"] == constants.HF_HOME

@@ -1,4 +1,4 @@
-"""The whole training written out on torch alone, from the paper's equation: what the engine and the loop must repeat."""
+"""The whole training written out on torch alone, from the paper's equation: what engine and loop must repeat."""
 
 from __future__ import annotations
 

@@ -93,7 +93,10 @@ def test_reference_equals_scoring_every_pair_afresh(reference: Path, prepared: P
 def test_shares_do_not_change_the_table(
     reference: Path, config: SweepConfig, inputs: StageInputs, tmp_path: Path, shards: int, ranks: int
 ) -> None:
-    whole, shared = columns(reference), columns(annotated(tmp_path, config, inputs, "reference", shards=shards, ranks=ranks))
+    whole, shared = (
+        columns(reference),
+        columns(annotated(tmp_path, config, inputs, "reference", shards=shards, ranks=ranks)),
+    )
     assert shared.keys() == whole.keys()
     assert shared["pair_id"] == whole["pair_id"]
     for name in set(whole) - {"pair_id"}:

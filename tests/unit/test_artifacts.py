@@ -80,9 +80,13 @@ class TestWriting:
         assert [path.name for path in folder.parent.iterdir()] == ["artefact"]
 
     def test_an_exception_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(RuntimeError, match="half way"), writing(tmp_path / "artefact", {}) as aside:
-            (aside / "data.txt").write_text("half")
-            raise RuntimeError("half way")
+        def fail_half_way() -> None:
+            with writing(tmp_path / "artefact", {}) as aside:
+                (aside / "data.txt").write_text("half")
+                raise RuntimeError("half way")
+
+        with pytest.raises(RuntimeError, match="half way"):
+            fail_half_way()
         assert list(tmp_path.iterdir()) == []
 
     def test_nothing_is_visible_before_the_end(self, tmp_path: Path) -> None:
@@ -146,7 +150,9 @@ class TestValidity:
         assert is_complete(folder)
         assert not is_valid(folder)
 
-    @pytest.mark.parametrize("manifest", ["", "{", "[]", "{}", '{"files": 3}', '{"files": ["data.txt"]}', '"text"', "null"])
+    @pytest.mark.parametrize(
+        "manifest", ["", "{", "[]", "{}", '{"files": 3}', '{"files": ["data.txt"]}', '"text"', "null"]
+    )
     def test_a_manifest_of_another_shape_is_no_manifest(self, tmp_path: Path, manifest: str) -> None:
         folder = write_artefact(tmp_path / "artefact")
         (folder / MANIFEST).write_text(manifest)

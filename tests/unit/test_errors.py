@@ -19,7 +19,9 @@ from modpo.errors import (
     shown,
 )
 
-FULL = Problem(code="MS-209", what="a value has the wrong type", where="f:3 (x)", got="5", wanted="text", remedy="mend it")
+FULL = Problem(
+    code="MS-209", what="a value has the wrong type", where="f:3 (x)", got="5", wanted="text", remedy="mend it"
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,9 @@ def test_a_problem_has_one_line_for_each_thing_it_knows() -> None:
 def test_all_problems_are_in_the_message_up_to_twenty() -> None:
     problems = [Problem(code="MS-201", what=f"fault {number}") for number in range(23)]
     message = str(InputError(iter(problems)))
-    assert [line for line in message.splitlines() if "fault" in line] == [f"error[MS-201]: fault {n}" for n in range(20)]
+    assert [line for line in message.splitlines() if "fault" in line] == [
+        f"error[MS-201]: fault {n}" for n in range(20)
+    ]
     assert message.splitlines()[-1] == "... and 3 more of 23 problems"
     assert "more of" not in str(InputError(problems[:20]))
 

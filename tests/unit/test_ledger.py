@@ -48,7 +48,11 @@ def test_first_update_creates_the_record_and_later_ones_keep_the_rest(tmp_path: 
 
 def test_record_comes_back_as_it_was_written_with_a_stamp(tmp_path: Path) -> None:
     record = PointRecord(
-        spec=trial(), status="finished", device_seconds=12.5, final="final", result={"kl": {"value": 0.1, "low": 0, "high": 1}}
+        spec=trial(),
+        status="finished",
+        device_seconds=12.5,
+        final="final",
+        result={"kl": {"value": 0.1, "low": 0, "high": 1}},
     )
     write_point(tmp_path, record)
     stored = read_point(tmp_path, "vivid0.5")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from modpo.config import load_config, parse_config
-from modpo.config.checks import check_config, is_hub_id, primary_candidates, weight_vectors
+from modpo.config.checks import check_config, primary_candidates, weight_vectors
+from modpo.config.disk import is_hub_id
 from modpo.errors import Problem
 from tests.sweeps import raw_sweep, write_sweep
 
@@ -111,7 +112,9 @@ class TestWeights:
         raw = listed({"vivid": 0.5, "brief": 0.5}, {"brief": 1.0})
         raw["objectives"] = objectives({}, {"pairs": None})
         problems = problems_of(raw)
-        assert [(p.code, p.where, p.got) for p in problems] == [("MS-134", "sweep.weights.list.1", "vivid: 0, brief: 1")]
+        assert [(p.code, p.where, p.got) for p in problems] == [
+            ("MS-134", "sweep.weights.list.1", "vivid: 0, brief: 1")
+        ]
 
     def test_fixed_primary_without_weight(self) -> None:
         """A vertex of the other objective stays possible as plain DPO; a mixture without the fixed primary does not."""
@@ -155,7 +158,14 @@ class TestDisk:
 
     @pytest.mark.parametrize(
         ("path", "expected"),
-        [("org/name", True), ("org/name.v2", True), ("data/pairs.jsonl", False), ("../pairs", False), ("a/b/c", False), ("name", False)],
+        [
+            ("org/name", True),
+            ("org/name.v2", True),
+            ("data/pairs.jsonl", False),
+            ("../pairs", False),
+            ("a/b/c", False),
+            ("name", False),
+        ],
     )
     def test_what_reads_as_a_hub_id(self, path: str, expected: bool) -> None:
         assert is_hub_id(path) is expected
@@ -177,7 +187,9 @@ class TestDisk:
         reward = {"type": "function", "function": "no_such_module.inner:score"}
         problem = problems_of(raw_sweep(objectives=objectives({"reward": reward}, {})))[0]
         assert (problem.code, problem.where, problem.got) == (
-            "MS-144", "objectives.0.reward.function", "'no_such_module.inner'"
+            "MS-144",
+            "objectives.0.reward.function",
+            "'no_such_module.inner'",
         )
 
     def test_function_that_a_module_does_not_have(self) -> None:
@@ -187,7 +199,9 @@ class TestDisk:
         assert problem.what == "module 'modpo.data.demo.rewards' has no function 'livid'"
 
     def test_reward_code_is_not_run_by_a_check(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "explosive_reward.py").write_text("def score(prompts, responses): ...\nraise SystemExit('imported')\n")
+        (tmp_path / "explosive_reward.py").write_text(
+            "def score(prompts, responses): ...\nraise SystemExit('imported')\n"
+        )
         monkeypatch.syspath_prepend(str(tmp_path))
         reward = {"type": "function", "function": "explosive_reward:score"}
         assert problems_of(raw_sweep(objectives=objectives({"reward": reward}, {}))) == []

@@ -46,7 +46,9 @@ def test_config_cannot_be_edited(tmp_path: Path) -> None:
 
 
 def test_stored_form_is_read_back_equal(tmp_path: Path) -> None:
-    config = load_config(write_sweep(tmp_path, raw_sweep(sweep={"weights": {"list": [{"vivid": 1.0}]}, "betas": [0.1, 1]})))
+    config = load_config(
+        write_sweep(tmp_path, raw_sweep(sweep={"weights": {"list": [{"vivid": 1.0}]}, "betas": [0.1, 1]}))
+    )
     assert parse_config(json.loads(config.model_dump_json())) == config
 
 
@@ -61,7 +63,12 @@ def test_numbers_written_with_an_exponent(tmp_path: Path, text: str) -> None:
     ("section", "where", "hint", "known"),
     [
         ({"trainning": {}}, "trainning", "; did you mean 'training'?", "training"),
-        ({"training": {"lerning_rate": 1}}, "training.lerning_rate", "; did you mean 'learning_rate'?", "learning_rate"),
+        (
+            {"training": {"lerning_rate": 1}},
+            "training.lerning_rate",
+            "; did you mean 'learning_rate'?",
+            "learning_rate",
+        ),
         ({"model": {"name_or_path": "demo:model", "lora": {"rank": 4}}}, "model.lora.rank", "", "lora_alpha"),
         ({"sweep": {"weights": {"latice": 4}}}, "sweep.weights.latice", "; did you mean 'lattice'?", "list"),
     ],
@@ -71,7 +78,7 @@ def test_unknown_key_is_refused_with_its_neighbours(
 ) -> None:
     problem = refused(tmp_path, raw_sweep(**section))[0]
     assert (problem.code, problem.where) == ("MS-111", where)
-    assert problem.what == f"unknown key {where.split('.')[-1]!r}{hint}"
+    assert problem.what == f"unknown key {where.rsplit('.', maxsplit=1)[-1]!r}{hint}"
     assert known in problem.wanted.removeprefix("one of: ").split(", ")
 
 
@@ -81,8 +88,14 @@ def test_unknown_key_inside_a_choice_of_types(tmp_path: Path) -> None:
     raw["objectives"][0]["reward"]["functoin"] = "x"
     raw["objectives"][1]["pairs"]["columns"] = {"chosn": "better"}
     first, second = refused(tmp_path, raw)
-    assert (first.where, first.what) == ("objectives.0.reward.functoin", "unknown key 'functoin'; did you mean 'function'?")
-    assert (second.where, second.what) == ("objectives.1.pairs.columns.chosn", "unknown key 'chosn'; did you mean 'chosen'?")
+    assert (first.where, first.what) == (
+        "objectives.0.reward.functoin",
+        "unknown key 'functoin'; did you mean 'function'?",
+    )
+    assert (second.where, second.what) == (
+        "objectives.1.pairs.columns.chosn",
+        "unknown key 'chosn'; did you mean 'chosen'?",
+    )
 
 
 def test_all_mistakes_of_all_kinds_at_once(tmp_path: Path) -> None:
@@ -275,7 +288,10 @@ class TestYaml:
 
 
 def test_published_schema_is_the_one_of_the_code(repository: Path) -> None:
-    """Editors complete sweep files by docs/sweep.schema.json. After a change of the config tree write it again:
+    r"""Editors complete sweep files by docs/sweep.schema.json.
+
+    After a change of the config tree write it again:
+
 
     python -c "import json; from modpo.config import config_schema; print(json.dumps(config_schema(), indent=2))" \
         > docs/sweep.schema.json

@@ -15,10 +15,10 @@ from modpo.core.losses import LossSettings, PreferenceLoss, margin, modpo_loss
 NUM_PAIRS = 257
 
 
-def settings(weights: Sequence[float], *, primary: int = 0, beta: float = 0.1, units: Sequence[float] = ()) -> LossSettings:
-    return LossSettings(
-        weights=tuple(weights), units=tuple(units) or (1.0,) * len(weights), primary=primary, beta=beta
-    )
+def settings(
+    weights: Sequence[float], *, primary: int = 0, beta: float = 0.1, units: Sequence[float] = ()
+) -> LossSettings:
+    return LossSettings(weights=tuple(weights), units=tuple(units) or (1.0,) * len(weights), primary=primary, beta=beta)
 
 
 def logps(chosen: Sequence[float], rejected: Sequence[float], dtype: torch.dtype = torch.float64) -> PairLogps:
@@ -113,9 +113,7 @@ def test_all_weight_on_primary_has_exactly_no_margin() -> None:
 def test_agrees_with_dpo_in_trl_order() -> None:
     """TRL subtracts policy from policy first: another order of rounding, the same loss."""
     pairs = RandomPairs(2)
-    trl = 0.1 * (
-        (pairs.policy.chosen - pairs.policy.rejected) - (pairs.reference.chosen - pairs.reference.rejected)
-    )
+    trl = 0.1 * ((pairs.policy.chosen - pairs.policy.rejected) - (pairs.reference.chosen - pairs.reference.rejected))
     assert pairs.loss(settings([1, 0])).per_pair.numpy() == pytest.approx(np.log1p(np.exp(-trl.numpy())), abs=1e-12)
 
 
@@ -172,11 +170,13 @@ def test_margin_in_another_unit_changes_no_bit(factor: float) -> None:
     scale = torch.tensor([1.0, factor], dtype=torch.float64)
     rescaled = PairRewards(pairs.rewards.chosen * scale, pairs.rewards.rejected * scale)
     straight = pairs.loss(settings([0.3, 0.7], units=[1, 1]))
-    assert torch.equal(pairs.loss(settings([0.3, 0.7], units=[1, factor]), rewards=rescaled).per_pair, straight.per_pair)
+    assert torch.equal(
+        pairs.loss(settings([0.3, 0.7], units=[1, factor]), rewards=rescaled).per_pair, straight.per_pair
+    )
 
 
 def test_logit_is_in_the_raw_unit_of_the_primary() -> None:
-    """Labels of the primary follow its raw reward: in a unit 8 times as large the same policy explains 8 times the gap."""
+    """Labels follow the raw reward: where its unit is 8 times as large, the same policy explains 8 times the gap."""
     pairs = RandomPairs(2)
     small, large = (pairs.loss(settings([0.3, 0.7], units=[unit, 1])).preference_logits for unit in (1.0, 8.0))
     assert torch.equal(large, 8 * small)
@@ -206,9 +206,7 @@ def test_gradient_is_the_closed_form() -> None:
 
 def test_only_the_policy_receives_a_gradient() -> None:
     pairs = RandomPairs(2)
-    constants = (
-        pairs.reference.chosen, pairs.reference.rejected, pairs.rewards.chosen, pairs.rewards.rejected
-    )
+    constants = (pairs.reference.chosen, pairs.reference.rejected, pairs.rewards.chosen, pairs.rewards.rejected)
     policy = PairLogps(pairs.policy.chosen.clone().requires_grad_(), pairs.policy.rejected.clone())
     for tensor in constants:
         tensor.requires_grad_()
@@ -242,7 +240,9 @@ def test_weights_that_the_loss_cannot_use_are_refused(weights: list[float], prim
         settings(weights, primary=primary)
 
 
-@pytest.mark.parametrize(("beta", "units"), [(0, (1, 1)), (-1, (1, 1)), (math.nan, (1, 1)), (1, (0, 1)), (1, (1, math.inf))])
+@pytest.mark.parametrize(
+    ("beta", "units"), [(0, (1, 1)), (-1, (1, 1)), (math.nan, (1, 1)), (1, (0, 1)), (1, (1, math.inf))]
+)
 def test_beta_and_units_must_be_positive_and_finite(beta: float, units: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="units and beta must be positive and finite"):
         settings([0.5, 0.5], beta=beta, units=units)

@@ -58,7 +58,7 @@ def fit(
     hard_labels: bool = False,
     steps: int = 400,
 ) -> Table:
-    """Policy (X, Y) that minimises the real loss over all ordered pairs, weighted by their Bradley-Terry probability."""
+    """Policy (X, Y) that minimises the real loss over all ordered pairs, each as often as Bradley-Terry has it."""
     rows = list(itertools.product(range(NUM_PROMPTS), itertools.permutations(range(NUM_RESPONSES), 2)))
     x, chosen, rejected = (
         torch.tensor(column) for column in zip(*((x, y, other) for x, (y, other) in rows), strict=True)
@@ -134,9 +134,7 @@ def test_margin_error_enters_with_the_margin_weight_only(world: TabularWorld) ->
 
 def test_value_of_a_margin_rises_with_its_weight(world: TabularWorld) -> None:
     """The margin is subtracted in the loss and so rewarded in the policy; with the opposite reward it falls."""
-    values = [
-        expected_reward(world, fit(world, (1 - w, w, 0.0), primary=0), 1) for w in (0.0, 0.2, 0.5, 0.8)
-    ]
+    values = [expected_reward(world, fit(world, (1 - w, w, 0.0), primary=0), 1) for w in (0.0, 0.2, 0.5, 0.8)]
     assert values == sorted(values) and values[-1] - values[0] > 0.1
     opposite = world.rewards * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     away = [
@@ -157,8 +155,11 @@ def test_moving_weight_never_moves_values_against_it(world: TabularWorld) -> Non
 
 
 def test_labels_by_argmax_move_the_optimum_the_wrong_way(world: TabularWorld) -> None:
-    """Why modpo samples labels: with opposed objectives and most weight on the second, deterministic labels of the
-    first give a policy that is WORSE on the second than the reference, where the optimum is better."""
+    """Why modpo samples labels.
+
+    With opposed objectives and most weight on the second, deterministic labels of the first give a policy that is
+    WORSE on the second than the reference, where the optimum is better.
+    """
     opposed = world.rewards.clone()
     opposed[..., 1] = -opposed[..., 0]
     conflict, weights = replace(world, rewards=opposed), (0.2, 0.8, 0.0)

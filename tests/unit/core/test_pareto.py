@@ -106,7 +106,11 @@ def test_nadir_minus_a_tenth_of_the_range() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "measure",
-    [non_dominated_mask, lambda points: hypervolume(points, hv_ref_point=(0, 0)), lambda points: nadir_minus(points, fraction=0)],
+    [
+        non_dominated_mask,
+        lambda points: hypervolume(points, hv_ref_point=(0, 0)),
+        lambda points: nadir_minus(points, fraction=0),
+    ],
 )
 def test_values_that_are_not_finite_are_refused_by_name(bad: float, measure: Any) -> None:
     with pytest.raises(ValueError, match=f"point 1, objective 0 is {bad}: every value must be finite"):

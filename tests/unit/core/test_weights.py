@@ -20,7 +20,7 @@ def test_three_objectives_with_two_divisions() -> None:
 
 @pytest.mark.parametrize(("num_objectives", "divisions"), [(2, 1), (2, 9), (3, 7), (4, 5), (5, 3)])
 def test_lattice_has_every_composition_once(num_objectives: int, divisions: int) -> None:
-    """Stars and bars: n divisions over K objectives have C(n + K - 1, K - 1) compositions, the K vertices among them."""
+    """Stars and bars: n divisions over K objectives have C(n + K - 1, K - 1) compositions, vertices among them."""
     lattice = simplex_lattice(num_objectives, divisions)
     assert len(set(lattice)) == len(lattice) == math.comb(divisions + num_objectives - 1, num_objectives - 1)
     assert {vertex(num_objectives, j) for j in range(num_objectives)} <= set(lattice)
@@ -81,7 +81,12 @@ def test_who_can_label_the_loss(
 
 @pytest.mark.parametrize(
     ("weights", "eligible", "primary"),
-    [((0.2, 0.5, 0.3), (0, 1, 2), 1), ((0.2, 0.5, 0.3), (0, 2), 2), ((0.4, 0.2, 0.4), (0, 1, 2), 0), ((0.5, 0.5), (1,), 1)],
+    [
+        ((0.2, 0.5, 0.3), (0, 1, 2), 1),
+        ((0.2, 0.5, 0.3), (0, 2), 2),
+        ((0.4, 0.2, 0.4), (0, 1, 2), 0),
+        ((0.5, 0.5), (1,), 1),
+    ],
 )
 def test_auto_primary_is_the_largest_weight_and_the_first_of_a_tie(
     weights: tuple[float, ...], eligible: tuple[int, ...], primary: int

@@ -120,7 +120,9 @@ class TestRewards:
         """Answers of equal length differ in vividness: a front, not one trade."""
         prompt = prompts()[0]
         listed = enumerate_answers(prompt)
-        per_length = Counter(zip(brief([prompt] * 180, listed), np.round(vivid([prompt] * 180, listed), 6), strict=True))
+        per_length = Counter(
+            zip(brief([prompt] * 180, listed), np.round(vivid([prompt] * 180, listed), 6), strict=True)
+        )
         assert len(per_length) > 2 * len({length for length, _ in per_length})
 
 
@@ -131,9 +133,7 @@ class TestLabels:
         """Reward gaps chosen - rejected of 4,000 sampled pairs, and the pairs."""
         reward = REWARDS[request.param]
         pairs = world.sampled_pairs(reward, 4000, random.Random(5))
-        gaps = [
-            reward([p["prompt"]] * 2, [p["chosen"], p["rejected"]]) for p in pairs
-        ]
+        gaps = [reward([p["prompt"]] * 2, [p["chosen"], p["rejected"]]) for p in pairs]
         return np.array([chosen - rejected for chosen, rejected in gaps]), pairs
 
     def test_share_of_better_chosen_is_what_bradley_terry_says(
@@ -163,9 +163,7 @@ class TestLabels:
     ) -> None:
         """The share of pairs with a slip is the declared one, within 4 standard errors."""
         _, pairs = labelled
-        well_formed = [
-            sum(pair[side] in answers(pair["prompt"]) for side in ("chosen", "rejected")) for pair in pairs
-        ]
+        well_formed = [sum(pair[side] in answers(pair["prompt"]) for side in ("chosen", "rejected")) for pair in pairs]
         assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
         assert set(well_formed) == {1, 2}
         share = well_formed.count(1) / len(pairs)

@@ -17,7 +17,9 @@ from tests.sweeps import raw_sweep
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
-def sweep(folder: Path, vivid: list[Any], brief: list[Any], sft: list[Any] | None = None, **sections: Any) -> SweepConfig:
+def sweep(
+    folder: Path, vivid: list[Any], brief: list[Any], sft: list[Any] | None = None, **sections: Any
+) -> SweepConfig:
     """The small sweep on rows written as JSON lines."""
     raw = raw_sweep(**sections)
     for objective, rows in zip(raw["objectives"], (vivid, brief), strict=True):

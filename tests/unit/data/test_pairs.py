@@ -18,7 +18,13 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def load(
-    folder: Path, rows: list[Any] | bytes, *, name: str = "helpful", direction: Any = "maximize", seed: int = 0, **pairs: Any
+    folder: Path,
+    rows: list[Any] | bytes,
+    *,
+    name: str = "helpful",
+    direction: Any = "maximize",
+    seed: int = 0,
+    **pairs: Any,
 ) -> LoadedPairs:
     path = folder / f"{name}.jsonl"
     path.write_bytes(rows if isinstance(rows, bytes) else "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -74,7 +80,10 @@ class TestGivenPairs:
         ids = [pair.pair_id for pair in load(tmp_path, rows).pairs]
         assert [pair.pair_id for pair in load(tmp_path, rows[::-1]).pairs] == ids[::-1]
         assert not set(ids) & {pair.pair_id for pair in load(tmp_path, rows, name="brief").pairs}
-        assert load(tmp_path, [given("p", "ab", "c")]).pairs[0].pair_id != load(tmp_path, [given("p", "a", "bc")]).pairs[0].pair_id
+        assert (
+            load(tmp_path, [given("p", "ab", "c")]).pairs[0].pair_id
+            != load(tmp_path, [given("p", "a", "bc")]).pairs[0].pair_id
+        )
 
     def test_every_bad_row_is_reported_together(self, tmp_path: Path) -> None:
         lines = [
@@ -132,9 +141,7 @@ class TestGivenPairs:
 
 class TestFormedPairs:
     columns = ScoredColumns(score="score")
-    rows = (
-        scored("p", "a", 3), scored("q", "x", 0.5), scored("p", "b", 1), scored("p", "c", 2), scored("q", "y", 0.5)
-    )
+    rows = (scored("p", "a", 3), scored("q", "x", 0.5), scored("p", "b", 1), scored("p", "c", 2), scored("q", "y", 0.5))
 
     def test_three_responses_give_three_pairs_and_two_equal_scores_a_tie(self, tmp_path: Path) -> None:
         """p: a > c > b, so (a,b), (a,c), (c,b); q: x and y have the same score."""
@@ -210,7 +217,10 @@ class TestFormedPairs:
 
 
 def test_prompt_keys_tell_prompts_apart() -> None:
-    keys = [prompt_key(prompt) for prompt in ("Hi", (("user", "Hi"),), (("system", "Hi"),), (("user", "Hi"), ("user", "Hi")))]
+    keys = [
+        prompt_key(prompt)
+        for prompt in ("Hi", (("user", "Hi"),), (("system", "Hi"),), (("user", "Hi"), ("user", "Hi")))
+    ]
     assert len(set(keys)) == 4
 
 

@@ -112,7 +112,9 @@ def test_long_pairs_are_dropped_and_counted(prepared: Path, demo_world: Path, tm
 def test_nothing_left_within_the_limit(demo_world: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         prepare(tmp_path / "none", demo_world, world_sweep(demo_world, data={"max_length": 8}))
-    assert [(p.code, p.where, p.got) for p in caught.value.problems] == [("MS-223", "data.max_length", "max_length 8")] * 2
+    assert [(p.code, p.where, p.got) for p in caught.value.problems] == [
+        ("MS-223", "data.max_length", "max_length 8")
+    ] * 2
     assert [p.what for p in caught.value.problems] == [
         f"objective {name!r} has no training pairs within data.max_length" for name in ("vivid", "brief")
     ]
@@ -123,7 +125,8 @@ class TestColumns:
     @pytest.fixture
     def table(self, tmp_path: Path) -> Path:
         pyarrow.parquet.write_table(
-            pyarrow.table({"pair_id": ["a", "b", "c"], "x": [1.5, 2.5, 3.5], "y": [1, 2, 3]}), tmp_path / "table.parquet"
+            pyarrow.table({"pair_id": ["a", "b", "c"], "x": [1.5, 2.5, 3.5], "y": [1, 2, 3]}),
+            tmp_path / "table.parquet",
         )
         return tmp_path
 

@@ -82,7 +82,8 @@ def test_json_array_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "got"), [(b'{"a": 1}', "a dict at the top level"), (b"[1,", "Expecting value"), (b"\xff", "can't decode byte 0xff")]
+    ("content", "got"),
+    [(b'{"a": 1}', "a dict at the top level"), (b"[1,", "Expecting value"), (b"\xff", "can't decode byte 0xff")],
 )
 def test_json_file_without_an_array(tmp_path: Path, content: bytes, got: str) -> None:
     path = written(tmp_path, "rows.json", content)

@@ -32,9 +32,7 @@ def tiny_tokenizer(*, begin: bool = False, end: bool = False, chat: str | None =
     backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
     single = ("<s> " if begin else "") + "$A" + (" </s>" if end else "")
     backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", BOS), ("</s>", END)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.chat_template = chat
     return tokenizer
 
@@ -54,7 +52,7 @@ def letters(text: str) -> list[int]:
 
 class TestBorder:
     def test_a_token_that_crosses_it_belongs_to_the_response(self) -> None:
-        """"a ca" is [a, _, ca], but with the response "t" the text is "a cat", [a, _, cat]: the pair splits before cat.
+        """The prompt "a ca" is [a, _, ca], but with the response "t" the text is [a, _, cat]: the split is before cat.
 
         The rejected response "s" leaves "ca" whole and could split later; both share the earlier split.
         """
@@ -66,7 +64,7 @@ class TestBorder:
         assert pair.longest == 2 + 3
 
     def test_a_space_that_merges_backwards_into_the_prompt(self) -> None:
-        """"a ca t" ends in the token "t"; a response that starts with a space turns it into "t_"."""
+        """The prompt "b t" ends in the token "t"; a response that starts with a space turns it into "t_"."""
         pair = encoder().pair("b t", " d", "d")
         assert pair.prompt_ids == ids("b", " ")
         assert pair.chosen_ids == [*ids("t ", "d"), END]
@@ -92,14 +90,14 @@ class TestBorder:
                 assert pair.prompt_ids + tokens == [*tokenizer(prompt + response)["input_ids"], END]
 
     def test_a_begin_token_is_enough_to_condition_on(self) -> None:
-        """"c" + "at" is the single token cat: all that is left of the prompt is what the tokenizer writes before it."""
+        """With "at" the prompt "c" is the single token cat: what is left of it is what the tokenizer writes before."""
         pair = encoder(begin=True).pair("c", "at", "ab")
         assert pair.prompt_ids == [BOS]
         assert pair.chosen_ids == [*ids("cat"), END]
         assert pair.rejected_ids == [*ids("ca", "b"), END]
 
     def test_a_prompt_that_merges_away_whole_is_tokenised_apart(self) -> None:
-        """Without a begin token nothing would be left to condition on: both responses follow the prompt's own tokens."""
+        """Without a begin token nothing would be left to condition on: both responses follow the prompt's tokens."""
         pair = encoder().pair("c", "at", "bat")
         assert pair.prompt_ids == encoder().prompt_ids("c") == ids("c")
         assert pair.chosen_ids == [*letters("at"), END]
@@ -163,9 +161,7 @@ class TestChat:
     @pytest.mark.parametrize("response", ["y", "yo", "yes sir"])
     def test_end_token_of_an_earlier_turn_is_not_the_end_of_the_response(self, response: str) -> None:
         """A template may close the user's turn with the end token and leave the assistant's last turn open."""
-        chat = (
-            "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}</s>{% endif %}{% endfor %}"
-        )
+        chat = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}</s>{% endif %}{% endfor %}"
         pair = encoder(chat=chat).pair(self.prompt, response, "other")
         assert pair.prompt_ids == [*letters("be kindhi"), END]
         assert pair.chosen_ids == [*letters(response), END]
@@ -173,9 +169,7 @@ class TestChat:
     def test_multi_turn_prompts_keep_their_end_tokens(self) -> None:
         prompt = (("user", "hi"), ("assistant", "yo"), ("user", "so"))
         pair = encoder(chat=CHAT).pair(prompt, "ok", "no")
-        assert pair.prompt_ids == [
-            *letters("<user>hi\n<assistant>yo"), END, *letters("\n<user>so\n<assistant>")
-        ]
+        assert pair.prompt_ids == [*letters("<user>hi\n<assistant>yo"), END, *letters("\n<user>so\n<assistant>")]
         assert pair.chosen_ids == [*letters("ok"), END]
 
     def test_messages_without_a_chat_template_are_refused(self) -> None:
@@ -223,7 +217,7 @@ class TestRealTokenizer:
         ("Once upon a time there was a", " little girl", " dog."),
         ("Once upon a time there was a ", "little girl", "dog."),
         ("The cat sa", "t on the mat", "w a bird"),
-        ("Lily said, \"Hel", "lo!\"", "p!\""),
+        ('Lily said, "Hel', 'lo!"', 'p!"'),
         ("One day", ", Tim went", " a cat came"),
     )
 

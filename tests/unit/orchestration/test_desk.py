@@ -54,6 +54,21 @@ def test_work_is_leased_once_and_in_order(work: Any) -> None:
     run(story())
 
 
+def test_of_two_slots_that_wait_each_gets_a_piece_of_its_own(work: Any) -> None:
+    """A regression: both woke for the first piece, and the second took from an empty queue."""
+
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=0)
+        waiting = [asyncio.create_task(leased_id(desk, slot)) for slot in ("s1", "s2")]
+        await asyncio.sleep(SHORT_S / 5)
+        await desk.submit(work("a"))
+        await asyncio.sleep(SHORT_S / 5)
+        await desk.submit(work("b"))
+        assert sorted(await asyncio.gather(*waiting)) == ["a", "b"]
+
+    run(story())
+
+
 def test_submitting_again_is_the_same_piece(work: Any) -> None:
     async def story() -> None:
         desk = Desk(max_slots=2, max_failures=0)

@@ -121,7 +121,11 @@ class TestImplicit:
 
     def reference(self, base: PreTrainedModel) -> Any:
         return completion_logps(
-            base, [c.prompt_ids for c in COMPLETIONS], [c.response_ids for c in COMPLETIONS], batch_size=2, pad_token_id=PAD
+            base,
+            [c.prompt_ids for c in COMPLETIONS],
+            [c.response_ids for c in COMPLETIONS],
+            batch_size=2,
+            pad_token_id=PAD,
         )
 
     def score(self, config: SweepConfig, inputs: StageInputs, base: PreTrainedModel) -> Any:
@@ -130,7 +134,7 @@ class TestImplicit:
         return scorer.score(COMPLETIONS, reference_logps=self.reference(base))
 
     def test_reward_of_the_objectives_own_vertex(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
-        """z = s beta Delta log at w = e_j, so the raw reward is s beta log(pi / pi_ref): 4 x .25 = 1 times the log ratio."""
+        """At w = e_j z = s beta Delta log, so the raw reward is s beta log(pi / pi_ref): here 4 x .25 = 1 log ratio."""
         base, folder = world
         inputs = StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)})
         rewards = self.score(self.config(demo_world, unit=4.0), inputs, base)
@@ -174,7 +178,9 @@ class TestImplicit:
     def test_base_model_is_left_as_it_was(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
         base, folder = world
         before = self.reference(base)
-        self.score(self.config(demo_world), StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)}), base)
+        self.score(
+            self.config(demo_world), StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)}), base
+        )
         assert self.reference(base).tolist() == before.tolist()
 
 
@@ -184,7 +190,11 @@ def test_declared_function_with_its_direction(demo_world: Path, direction: str, 
     raw["objectives"][0] |= {"direction": direction, "unit": 10.0}
     config = SweepConfig.model_validate(raw)
     scorer = build_scorer(
-        config, config.objectives[0], StageInputs(prepared="", start_model=""), base=torch.nn.Identity(), pad_token_id=PAD  # type: ignore[arg-type]
+        config,
+        config.objectives[0],
+        StageInputs(prepared="", start_model=""),
+        base=torch.nn.Identity(),
+        pad_token_id=PAD,  # type: ignore[arg-type]
     )
     assert isinstance(scorer, FunctionScorer)
     completion = Completion("Tell me about the fox at dawn .", "the golden fox rests .", (5,), (6, 2))

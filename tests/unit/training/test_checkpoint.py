@@ -24,7 +24,9 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 def state(step: int, *, stopped: bool = False) -> TrainingState:
     generator = torch.Generator().manual_seed(step)
     parameters = {"a.weight": torch.randn(3, 4, generator=generator), "b": torch.randn(2, generator=generator)}
-    moments = {f"{name}.{moment}": tensor * 2 for name, tensor in parameters.items() for moment in ("exp_avg", "exp_avg_sq")}
+    moments = {
+        f"{name}.{moment}": tensor * 2 for name, tensor in parameters.items() for moment in ("exp_avg", "exp_avg_sq")
+    }
     return TrainingState(step, parameters, moments, stopped)
 
 

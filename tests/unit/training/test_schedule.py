@@ -53,7 +53,9 @@ class TestNumberOfSteps:
         [(100, 1, 10, 10), (101, 1, 10, 11), (100, 3, 10, 30), (100, 0.5, 10, 5), (3, 1, 64, 1), (10, 2, 3, 7)],
     )
     def test_epochs_are_rounded_up_to_whole_batches(self, num_rows: int, epochs: float, batch: int, steps: int) -> None:
-        assert num_optimiser_steps(settings(num_train_epochs=epochs), num_rows=num_rows, global_batch_size=batch) == steps
+        assert (
+            num_optimiser_steps(settings(num_train_epochs=epochs), num_rows=num_rows, global_batch_size=batch) == steps
+        )
 
     def test_max_steps_wins(self) -> None:
         assert num_optimiser_steps(settings(max_steps=7, num_train_epochs=9), num_rows=100, global_batch_size=1) == 7

@@ -1,0 +1,139 @@
+"""A training that was lost and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modpo.training.loop import Hook
+from modpo.training.step import MicroBatch, MicroBatchResult
+from tests.deepspeed.trainings import (
+    DROPOUT_LORA,
+    STAGES,
+    Outcome,
+    same_tensors,
+    sweep_config,
+    train_interrupted,
+    train_to_end,
+    worst_relative,
+)
+from tests.deepspeed.two_workers import CROSSINGS, crossing_config, crossing_name, restore
+
+RESUMED_KINDS = {"lora": DROPOUT_LORA, "full": None}  # dropout draws from the random state that must come back
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", RESUMED_KINDS)
+def test_a_lost_worker_costs_no_bit(run_dir: Path, tmp_path: Path, kind: str, dtype: str, stage: int):
+    config = sweep_config(
+        run_dir,
+        dtype=dtype,
+        lora=RESUMED_KINDS[kind],
+        deepspeed={"stage": stage},
+        weight_decay=0.1,
+        max_steps=12,
+        save_steps=6,
+    )
+    undisturbed = train_to_end(run_dir, config, tmp_path / "undisturbed")
+    train_interrupted(run_dir, config, tmp_path / "resumed", step=9)
+    resumed = train_to_end(run_dir, config, tmp_path / "resumed")
+    assert resumed.losses == undisturbed.losses[6:]
+    assert same_state(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", RESUMED_KINDS)
+def test_two_lost_workers_cost_no_bit(two_workers: Path, kind: str, stage: int):
+    for rank in (0, 1):
+        undisturbed = restore(two_workers / f"undisturbed-{stage}-{kind}", rank=rank)
+        resumed = restore(two_workers / f"resumed-{stage}-{kind}", rank=rank)
+        assert resumed.losses == undisturbed.losses[4:]
+        assert same_state(resumed, undisturbed)
+
+
+@pytest.mark.parametrize(("two", "one", "kind"), CROSSINGS)
+@pytest.mark.parametrize("first", ["two", "one"])
+def test_a_checkpoint_goes_on_in_another_world_size_and_stage(
+    run_dir: Path, tmp_path: Path, two_workers: Path, two: int, one: int, kind: str, first: str
+):
+    """The global batch is the same, so the trajectory is: beyond float32 rounding nothing may differ."""
+    config = crossing_config(run_dir, kind, stage=one, num_workers=1)
+    undisturbed = train_to_end(run_dir, config, tmp_path)
+    folder = two_workers / crossing_name(two, one, kind, first=first)
+    crossed = train_to_end(run_dir, config, folder / "checkpoints") if first == "two" else restore(folder)
+    assert worst_relative(crossed.losses, undisturbed.losses[6:]) <= 1e-5
+    for crossed_part, undisturbed_part in (
+        (crossed.parameters, undisturbed.parameters),
+        (crossed.moments, undisturbed.moments),
+    ):
+        for name, values in undisturbed_part.items():
+            assert float((crossed_part[name] - values).norm() / values.norm()) <= 1e-5, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sizes_that_the_ranks_do_not_divide_are_stored_and_loaded_whole(two_workers: Path, stage: int):
+    stored, loaded = restore(two_workers / f"odd-{stage}-stored"), restore(two_workers / f"odd-{stage}-loaded")
+    assert same_tensors(loaded.parameters, stored.parameters)
+    assert same_tensors(loaded.moments, stored.moments)
+    assert loaded.losses == stored.losses, "the forward pass must see the loaded weights"
+
+
+def test_every_row_is_seen_exactly_as_often_as_without_the_loss(run_dir: Path, tmp_path: Path):
+    """Four passes and a half over the pairs; the checkpoint stands in the middle of the second."""
+    config = sweep_config(run_dir, lora=DROPOUT_LORA, max_steps=None, num_train_epochs=4.5, save_steps=6)
+    undisturbed: list[int] = []
+    train_to_end(run_dir, config, tmp_path / "undisturbed", micro_batch=recorded(undisturbed))
+    train_interrupted(run_dir, config, tmp_path / "resumed", step=9)
+    resumed: list[int] = []
+    train_to_end(run_dir, config, tmp_path / "resumed", micro_batch=recorded(resumed))
+    num_rows = len(set(undisturbed))
+    assert 6 * 8 % num_rows != 0
+    assert resumed == undisturbed[6 * 8 :]
+    for start in range(0, 4 * num_rows, num_rows):
+        assert sorted(undisturbed[start : start + num_rows]) == list(range(num_rows))
+
+
+def recorded(rows_seen: list[int]) -> Callable[[MicroBatch], MicroBatch]:
+    def around(plain: MicroBatch) -> MicroBatch:
+        def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
+            rows_seen.extend(rows)
+            return plain(model, rows)
+
+        return micro_batch
+
+    return around
+
+
+def test_a_damaged_checkpoint_is_passed_over(run_dir: Path, tmp_path: Path):
+    config = sweep_config(run_dir, lora=DROPOUT_LORA, max_steps=12, save_steps=4)
+    undisturbed = train_to_end(run_dir, config, tmp_path / "undisturbed")
+    train_interrupted(run_dir, config, tmp_path / "resumed", step=9)
+    damaged = tmp_path / "resumed" / "step_000008" / "moments.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    resumed = train_to_end(run_dir, config, tmp_path / "resumed")
+    assert resumed.losses == undisturbed.losses[4:]
+    assert same_state(resumed, undisturbed)
+
+
+def test_a_training_that_a_hook_ended_is_saved_and_does_not_go_on_when_started_again(run_dir: Path, tmp_path: Path):
+    config = sweep_config(run_dir, lora=DROPOUT_LORA)
+    stopped = train_to_end(run_dir, config, tmp_path, hooks=[Hook(5, lambda progress: progress.step == 5)])
+    assert (stopped.steps, len(stopped.losses)) == (5, 5)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step_000005"]
+    again = train_to_end(run_dir, config, tmp_path)
+    assert (again.steps, again.losses) == (5, [])
+    assert same_state(again, stopped)
+
+
+def same_state(one: Outcome, other: Outcome) -> bool:
+    return (
+        same_tensors(one.parameters, other.parameters)
+        and same_tensors(one.moments, other.moments)
+        and torch.equal(one.random_state, other.random_state)
+    )
