@@ -62,7 +62,6 @@ def test_float32_masters_of_bfloat16_weights_take_the_step_of_adamw(run_dir: Pat
 def assert_same_step(config: SweepConfig, values: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Every weight within a thousandth of the length of the step, which is half the peak rate at the only step."""
     rate = config.training.learning_rate / 2
-    print(max(float((values[name] - expected[name]).abs().max()) for name in expected) / rate)
     assert values.keys() == expected.keys()
     for name, master in expected.items():
         assert values[name].dtype == torch.float32

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 ANIMALS = ("fox", "owl", "bear", "hare", "wolf", "deer", "crow", "otter")
-TIMES = ("at night", "at dawn", "in winter", "in summer")
+TIMES = ("at night", "at dawn", "at noon", "at dusk", "in winter", "in spring", "in summer", "in autumn")
 TEMPLATE = "Tell me about the {animal} {time} ."
 
 
@@ -33,10 +33,11 @@ ADJECTIVES = (
 VERBS = (Phrase("rests", 3, 0.0), Phrase("walks", 3, 0.2), Phrase("leaps", 2, 0.8), Phrase("dances", 2, 1.2))
 MANNERS = (Phrase("", 4, 0.0), Phrase("quietly", 3, 0.3), Phrase("boldly", 2, 0.9))
 PLACES = (Phrase("", 4, 0.0), Phrase("by the river", 3, 0.5), Phrase("through the shining forest", 2, 1.4))
+OTHER_ANIMAL_SHARE = 0.25
 SLOTS = (ADJECTIVES, VERBS, MANNERS, PLACES)
 
 # At these times of day or year these words are said twice as often: the answer depends on the prompt.
-FAVOURED = {"at night": "quietly", "at dawn": "rests", "in winter": "small", "in summer": "dances"}
+FAVOURED = dict(zip(TIMES, ("quietly", "rests", "golden", "walks", "small", "leaps", "dances", "brave"), strict=True))
 
 
 def prompts() -> list[str]:
@@ -55,8 +56,12 @@ def sample_answer(prompt: str, generator: random.Random) -> str:
 
 
 def sample_slip(prompt: str, generator: random.Random) -> str:
-    """A text that is no answer: an answer with a word repeated, lost, exchanged or put in, or cut short."""
+    """A text that is no answer: about another animal, or with a word repeated, lost, exchanged, put in, or cut short."""
     while True:
+        if generator.random() < OTHER_ANIMAL_SHARE:
+            slip = sample_answer(generator.choice(prompts()), generator)
+            if slip not in answers(prompt):
+                return slip
         words = sample_answer(prompt, generator).split()
         for _ in range(generator.choice((1, 1, 2))):
             _slip_once(words, generator)

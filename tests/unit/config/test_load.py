@@ -253,6 +253,14 @@ class TestYaml:
         assert config.sft is not None
         assert (config.sft.learning_rate, config.sft.max_steps, config.training.max_steps) == (5e-7, 4, 3)
 
+    def test_a_mapping_that_was_merged_before_is_no_repetition(self, tmp_path: Path) -> None:
+        """An anchor that itself overrides what it merges, merged again from a place that is read before it."""
+        text = with_text(sft="{data: &inner {<<: {max_steps: 1}, max_steps: 2}}", training="{<<: *inner}")
+        assert [(p.code, p.where) for p in refused(tmp_path, text)] == [
+            ("MS-112", "sft.data.path"),
+            ("MS-111", "sft.data.max_steps"),
+        ]
+
     @pytest.mark.parametrize(
         ("text", "reason"),
         [

@@ -92,6 +92,12 @@ def test_cross_entropy_is_the_mean_over_all_response_tokens() -> None:
     )
 
 
+def test_a_text_without_response_tokens_does_not_dilute_the_cross_entropy() -> None:
+    """Uniform over four tokens: log 4 per token, whether or not a row without any stands beside it."""
+    labels = torch.tensor([[IGNORED_LABEL, 1, 2], [IGNORED_LABEL] * 3])
+    assert token_cross_entropy(torch.zeros(2, 3, 4), labels).item() == pytest.approx(math.log(4), rel=1e-6)
+
+
 def test_cross_entropy_without_response_tokens_is_zero() -> None:
     assert token_cross_entropy(torch.zeros(1, 3, 2), torch.full((1, 3), IGNORED_LABEL)).item() == 0
 

@@ -55,6 +55,10 @@ class TestHeldOut:
     def test_share_is_of_distinct_prompts_rounded_up_and_at_least_one(self, fraction: float, count: int) -> None:
         assert len(held_out_prompts(PROMPTS * 2, fraction=fraction, seed=0)) == count
 
+    def test_a_prompt_with_many_rows_is_one_prompt(self) -> None:
+        often = [*PROMPTS, *PROMPTS[:3] * 100]
+        assert held_out_prompts(often, fraction=0.25, seed=0) == held_out_prompts(PROMPTS, fraction=0.25, seed=0)
+
     def test_seed_draws_another_share(self) -> None:
         draws = {frozenset(held_out_prompts(PROMPTS, fraction=0.1, seed=seed)) for seed in range(6)}
         assert len(draws) == 6
