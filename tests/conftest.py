@@ -60,7 +60,10 @@ def _is_this_machine(host: str) -> bool:
     except ValueError:
         if host == "localhost":
             return True
-    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    try:
+        own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    except OSError:
+        own = set()
     return host in own or host == socket.gethostname()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from modpo.data.pairs import Prompt
 from modpo.errors import InputError, Problem
 
 Tokens = list[int]
+
+CACHED_TEXTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
         self.tokenizer = tokenizer
         self.template = data.template or "{prompt}"
+        # A prompt comes back with each of its responses, a response in several pairs.
+        self._tokenised = lru_cache(maxsize=CACHED_TEXTS)(self._tokenise)
         self._writes_end = list(tokenizer("a")["input_ids"])[-1:] == [tokenizer.eos_token_id]
 
     def prompt_ids(self, prompt: Prompt) -> Tokens:
@@ -122,8 +127,11 @@ class Encoder:
 
     def _plain(self, text: str) -> Tokens:
         """Tokens of a text without the end token that some tokenizers write after every text."""
-        tokens = list(self.tokenizer(text)["input_ids"])
+        tokens = list(self._tokenised(text))
         return tokens[:-1] if self._writes_end else tokens
+
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text)["input_ids"])
 
     def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Tokens:
         if self.tokenizer.chat_template is None:

@@ -73,6 +73,14 @@ def test_values_are_shown_without_control_characters(value: object, expected: st
     assert shown(value).isprintable()
 
 
+def test_objects_that_print_themselves_raw_are_escaped_too() -> None:
+    class Raw:
+        def __repr__(self) -> str:
+            return "red\x1b[31m\nnext line"
+
+    assert shown(Raw()) == r"red\x1b[31m\x0anext line"
+
+
 def test_long_values_are_cut_at_eighty_characters() -> None:
     assert shown("x" * 78) == "'" + "x" * 78 + "'"
     assert shown("x" * 79) == "'" + "x" * 78 + "…"

@@ -83,9 +83,14 @@ def _slip_once(words: list[str], generator: random.Random) -> None:
     elif kind == "exchange":
         words[place] = generator.choice(_vocabulary())
     elif kind == "insert":
-        words.insert(place, generator.choice(_vocabulary()))
+        words[place:place] = generator.choice(_phrases()).split()
     else:
         del words[place:]
+
+
+@functools.cache
+def _phrases() -> tuple[str, ...]:
+    return (*_vocabulary(), *(phrase.words for slot in SLOTS for phrase in slot if phrase.words))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from modpo.data.demo.language import prompts, sample_answer, sample_slip
 from modpo.data.demo.rewards import brief, vivid
 
 CORPUS_SIZE = 12000
-PAIRS_PER_OBJECTIVE = 8000
+PAIRS_PER_OBJECTIVE = 12000
 SLIP_SHARE = 0.3
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 HIDDEN_SIZE = 64
