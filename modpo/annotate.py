@@ -97,9 +97,7 @@ def _reference_logps(work: Work, completions: Sequence[Completion], device: torc
     )
 
 
-def _stored_logps(
-    work: Work, pairs: Sequence[TokenisedPair], completions: Sequence[Completion]
-) -> NDArray[np.float64]:
+def _stored_logps(work: Work, pairs: Sequence[TokenisedPair], completions: Sequence[Completion]) -> NDArray[np.float64]:
     """Reference log-probabilities of completions from the reference table: no model is asked twice."""
     stored = read_columns(Path(work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)
     by_key = {

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with 0, or with the status that errors.py documents."""
     quiet_environment()
     # Reward functions live in the user's working directory; a console script does not look there by itself.
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         status = app(args=arguments, standalone_mode=False)
     except ModpoError as error:

@@ -1,11 +1,11 @@
 """What a user can be told went wrong, each with one stable code and exit status.
 
-    ModpoError
-    ├── InputError        exit 2   the config, the data or a command-line argument
-    ├── ConflictError     exit 3   the run directory holds something else
-    ├── SetupError        exit 4   this machine or cluster cannot do what was asked
-    ├── TrialError        exit 5   one or more trials failed; the others finished
-    └── InternalError     exit 6   a broken promise of modpo itself: please report it
+ModpoError
+├── InputError        exit 2   the config, the data or a command-line argument
+├── ConflictError     exit 3   the run directory holds something else
+├── SetupError        exit 4   this machine or cluster cannot do what was asked
+├── TrialError        exit 5   one or more trials failed; the others finished
+└── InternalError     exit 6   a broken promise of modpo itself: please report it
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def shown(value: object) -> str:
 def closest(name: str, known: Sequence[str]) -> str:
     """`; did you mean 'x'?` for a likely typing error, else an empty string."""
     # Imported here because difflib costs start-up time that a correct config never needs.
-    from difflib import get_close_matches
+    from difflib import get_close_matches  # noqa: PLC0415
 
     matches = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""

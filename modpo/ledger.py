@@ -1,10 +1,10 @@
 """The run's own truth: one small JSON for each Pareto point. Tune's state is never read back.
 
-    RUN/points/<trial_id>/point.json       status, spec, progress, result or root cause
-                          checkpoints/     resumable state (training.checkpoint)
-                          final/           trained adapter or model
-                          evaluation-*/    held-out measurement, one artefact per evaluation setting
-                          metrics.jsonl    one row every logging_steps
+RUN/points/<trial_id>/point.json       status, spec, progress, result or root cause
+checkpoints/     resumable state (training.checkpoint)
+final/           trained adapter or model
+evaluation-*/    held-out measurement, one artefact per evaluation setting
+metrics.jsonl    one row every logging_steps
 """
 
 from __future__ import annotations

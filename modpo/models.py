@@ -88,7 +88,7 @@ def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> Pe
         model,
         PeftLoraConfig(
             r=lora.r,
-            lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # PEFT divides it by r; fractions are fine
+            lora_alpha=lora.lora_alpha,  # PEFT divides it by r; fractions are fine
             lora_dropout=lora.lora_dropout,
             target_modules=targets,
             task_type="CAUSAL_LM",

@@ -34,7 +34,9 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
     for name, count in overview.pairs.items():
         console.print(f"{name}: {count} pairs")
     console.print(f"each trial: {resources.num_workers} worker(s) with {worker}")
-    console.print(f"{resources.slots} at once, in {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers")
+    console.print(
+        f"{resources.slots} at once, in {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers"
+    )
 
 
 def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for library in ("transformers", "DeepSpeed", "deepspeed", "peft"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    # transformers draws its bars whatever its log level.
-    from transformers.utils import logging as transformers_logging
+    # transformers draws its bars whatever its log level; only a process that has it loaded anyway calls this.
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
     transformers_logging.disable_progress_bar()

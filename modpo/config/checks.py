@@ -60,7 +60,9 @@ def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
             remedy="add an objective, or train with TRL's DPOTrainer where one is all you want",
         )
     for name in sorted({name for name in names if names.count(name) > 1}):
-        yield Problem(code="MS-122", what=f"objective {name!r} is declared twice", where="objectives", remedy="rename one")
+        yield Problem(
+            code="MS-122", what=f"objective {name!r} is declared twice", where="objectives", remedy="rename one"
+        )
     for index, objective in enumerate(config.objectives):
         where = f"objectives.{index}"
         if objective.name in RESERVED_NAMES:

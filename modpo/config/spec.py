@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from modpo.config.tree import Frozen, SweepConfig
 
 
@@ -40,7 +42,7 @@ class StageInputs(Frozen):
     start_model: str
     reference: str = ""
     rewards: str = ""
-    vertices: dict[str, str] = {}
+    vertices: dict[str, str] = Field(default_factory=dict)
 
 
 class Work(Frozen):

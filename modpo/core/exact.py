@@ -51,7 +51,8 @@ def compare_with_exact(
 
 def _normalised(logps_Y: Vector) -> Vector:
     peak = logps_Y.max()
-    return logps_Y - peak - np.log(np.exp(logps_Y - peak).sum())
+    normalised: Vector = logps_Y - peak - np.log(np.exp(logps_Y - peak).sum())
+    return normalised
 
 
 def _kl(p_Y: Vector, q_Y: Vector) -> float:

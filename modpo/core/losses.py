@@ -64,8 +64,10 @@ def margin(margin_rewards: PairRewards, settings: LossSettings) -> Tensor:
 def preference_logits(
     policy: PairLogps, reference: PairLogps, margin_rewards: PairRewards, settings: LossSettings
 ) -> Tensor:
-    """z of the module's equation, (B,). Each response is compared with its own reference first: at w = e_k and
-    s_k = 1 the value is then bit-equal to DPO's."""
+    """z of the module's equation, (B,).
+
+    Each response is compared with its own reference first: at w = e_k and s_k = 1 the value is bit-equal to DPO's.
+    """
     log_ratio_gap = (policy.chosen - reference.chosen.detach()) - (policy.rejected - reference.rejected.detach())
     scale = settings.units[settings.primary] / settings.weights[settings.primary]
     return scale * (settings.beta * log_ratio_gap - margin(margin_rewards, settings).detach())

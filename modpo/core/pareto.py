@@ -43,7 +43,8 @@ def nadir_minus(points_NK: ArrayLike, *, fraction: float) -> NDArray[np.float64]
     """The points' worst value in each objective less `fraction` of their range: a declared corner (K,)."""
     points = _finite_matrix(points_NK)
     low, high = points.min(axis=0), points.max(axis=0)
-    return low - fraction * (high - low)
+    corner: NDArray[np.float64] = low - fraction * (high - low)
+    return corner
 
 
 def _finite_matrix(points_NK: ArrayLike) -> NDArray[np.float64]:

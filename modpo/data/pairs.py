@@ -221,8 +221,12 @@ def _text(value: str, row: Row, column: str) -> str:
 
 
 def _messages(value: Any, row: Row, column: str) -> list[Message]:
-    valid = isinstance(value, list) and value and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+    valid = (
+        isinstance(value, list)
+        and value
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+        )
     )
     if not valid:
         raise InputError(

@@ -72,9 +72,7 @@ def read_sft(prepared: Path) -> list[ResponseText]:
     return [ResponseText(tuple(row["prompt_ids"]), tuple(row["response_ids"])) for row in rows]
 
 
-def read_columns(
-    artefact: Path, pair_ids: list[str], columns: tuple[str, ...]
-) -> dict[str, NDArray[np.float64]]:
+def read_columns(artefact: Path, pair_ids: list[str], columns: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
     """Columns of an annotation table in the order of `pair_ids`, float64.
 
     Raises:

@@ -113,8 +113,8 @@ def _read_json(path: Path) -> Iterator[Row | Problem]:
 
 def _read_parquet(path: Path) -> Iterator[Row | Problem]:
     # Arrow is loaded only where a parquet file is read: `modpo --help` stays quick.
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -139,7 +139,7 @@ def _read_parquet(path: Path) -> Iterator[Row | Problem]:
 def _read_datasets(source: SourceConfig) -> Iterator[Row | Problem]:
     # A hub id or a folder: `datasets` knows both layouts. Its import takes over a second.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    import datasets
+    import datasets  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(source.path, split=source.split, revision=source.revision)

@@ -155,4 +155,6 @@ def _as_messages(prompt: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def _common_prefix(first: Tokens, second: Tokens) -> int:
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )

@@ -1,4 +1,4 @@
-"""Stops a training whose held-out J_w no longer rises. Loss and accuracy are never looked at: they cannot be compared."""
+"""Stops a training whose held-out J_w no longer rises. Loss and accuracy are never looked at: they mislead."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One evaluation artefact per point: samples, held-out values with intervals, KL, J_w, and the exact comparison.
 
-    evaluation-<digest>/  samples.parquet   one row a sampled response
-                          prompts.parquet   per held-out prompt: mean of each objective and of the KL
-                          summary.json      what the ledger, Tune and the report show (docs/summary.md)
+evaluation-<digest>/  samples.parquet   one row a sampled response
+prompts.parquet   per held-out prompt: mean of each objective and of the KL
+summary.json      what the ledger, Tune and the report show (docs/summary.md)
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from modpo.data.prepared import read_held_out
 from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows
 from modpo.ledger import EVALUATION_VERSION, evaluation_dir, final_dir
 from modpo.models import TrainedModel, trained_model
+
 
 def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
     """Measures a trained point, prompts shared out over the ranks; returns the summary on every rank.
@@ -111,7 +113,7 @@ def summarise(
 
 def distinct_bigrams(responses: Sequence[str]) -> float:
     """Distinct word pairs over all word pairs: near 0 where a policy says the same thing again and again."""
-    pairs = Counter(pair for words in map(str.split, responses) for pair in zip(words, words[1:], strict=False))
+    pairs = Counter(pair for words in map(str.split, responses) for pair in pairwise(words))
     return len(pairs) / max(1, pairs.total())
 
 
@@ -145,6 +147,4 @@ def _pair_accuracy(accuracies: Sequence[Row], config: SweepConfig) -> dict[str, 
 
 def _mean(values_P: Any, config: SweepConfig) -> Estimate:
     evaluation = config.evaluation
-    return bootstrap_mean(
-        values_P, seed=config.seed, level=evaluation.level, resamples=evaluation.bootstrap_resamples
-    )
+    return bootstrap_mean(values_P, seed=config.seed, level=evaluation.level, resamples=evaluation.bootstrap_resamples)

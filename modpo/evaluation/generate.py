@@ -1,4 +1,4 @@
-"""Ancestral samples from a policy: temperature 1, nothing cut from the distribution, so that KL and J_w are unbiased."""
+"""Ancestral samples from a policy: temperature 1, nothing cut from the distribution, so KL and J_w are unbiased."""
 
 from __future__ import annotations
 

@@ -158,9 +158,7 @@ def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list
     ]
 
 
-def exact_rows(
-    measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]], *, trained: Trained
-) -> list[Row]:
+def exact_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]], *, trained: Trained) -> list[Row]:
     """Comparison with the exact optimum for each prompt whose answers can be enumerated."""
     config, trial = measured.work.config, measured.work.trial
     assert config.evaluation.enumerate is not None and trial is not None

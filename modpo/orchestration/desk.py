@@ -78,7 +78,7 @@ class Desk:
         return name
 
     async def lease(self, slot: str) -> Work | str:
-        """The next piece for a slot: its unfinished one first. `WAIT` after a while without work, `CLOSED` at the end."""
+        """The next piece for a slot, its unfinished one first; `WAIT` when there is none, `CLOSED` at the end."""
         held = next((piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"), None)
         if held is not None:
             self._count_attempt(held)

@@ -69,7 +69,9 @@ class ConsoleWatcher(Watcher):
                     self._states[piece["work_id"]] = piece["state"]
                     elapsed = time.monotonic() - self._started
                     where = f" on {piece['slot']}" if piece["state"] == "leased" else ""
-                    self._console.print(f"  {elapsed:6.1f} s  {piece['work_id']}: {piece['state']}{where}", highlight=False)
+                    self._console.print(
+                        f"  {elapsed:6.1f} s  {piece['work_id']}: {piece['state']}{where}", highlight=False
+                    )
 
     def _table(self, pieces: list[dict[str, Any]]) -> Table:
         table = Table(title=f"{self._stage} · {time.monotonic() - self._started:.0f} s", title_justify="left")
@@ -82,13 +84,13 @@ class ConsoleWatcher(Watcher):
     def _row(self, piece: dict[str, Any]) -> list[str]:
         last, trial = piece["last"] or {}, piece["trial"]
         weights = [f"{w:.2f}" for w in trial["weights"]] if trial else ["" for _ in self._names]
-        step, num_steps = last.get("step"), last.get("num_steps")
-        is_training = step is not None and piece["state"] == "leased"
+        step, num_steps = int(last.get("step", 0)), int(last.get("num_steps", 0))
+        is_training = step > 0 and piece["state"] == "leased"
         return [
             piece["kind"],
             *weights,
             last.get("phase", "training" if is_training else piece["state"]),
-            f"{step}/{num_steps}" if step is not None else "",
+            f"{step}/{num_steps}" if step else "",
             f"{last['loss']:.4f}" if "loss" in last else "",
             f"{self._remaining(piece['work_id'], step, num_steps):.0f} s" if is_training else "",
         ]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -151,9 +151,7 @@ def _stages(state: RunState, data: LoadedData) -> list[Stage]:
     return [
         Stage("prepare", lambda: is_complete(prepared), prepare),
         Stage("sft", lambda: sft_is_done(state), lambda: run_sft(state)),
-        Stage(
-            "reference", lambda: annotation_is_done(state, "reference"), lambda: run_annotation(state, "reference")
-        ),
+        Stage("reference", lambda: annotation_is_done(state, "reference"), lambda: run_annotation(state, "reference")),
         Stage("vertices", lambda: not missing_vertices(state), lambda: _run_vertices(state)),
         Stage("annotate", lambda: annotation_is_done(state, "rewards"), lambda: run_annotation(state, "rewards")),
         Stage("sweep", lambda: not missing_points(state), lambda: run_points(state, "point", plan.points)),
@@ -242,7 +240,7 @@ def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError:
 def _write_manifest(run_dir: Path, config: SweepConfig, trial_ids: list[str]) -> None:
     """The run's identity. Written again by every call, with the points of the present sweep."""
     path = run_dir / "run.json"
-    created = read_json(path)["created_at"] if path.exists() else datetime.now(timezone.utc).isoformat()
+    created = read_json(path)["created_at"] if path.exists() else datetime.now(UTC).isoformat()
     write_json(
         path,
         {

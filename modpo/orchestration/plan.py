@@ -68,7 +68,9 @@ def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     reference = digest_of([prepared, start_model, model])
     training = [reference, config.training.model_dump(mode="json", exclude={"beta"}), _lora(config)]
     vertices = {
-        objective.name: _trial(config, vertex(len(config.objectives), index), config.vertex_beta(objective), 0, training)
+        objective.name: _trial(
+            config, vertex(len(config.objectives), index), config.vertex_beta(objective), 0, training
+        )
         for index, objective in enumerate(config.objectives)
         if objective.pairs is not None
     }
@@ -102,7 +104,11 @@ def _reward_key(
     """Everything that an objective's margin rewards depend on."""
     implicit = config.implicit_reward(objective)
     if implicit is None:
-        return [objective.reward.model_dump(mode="json") if objective.reward else None, objective.direction, dict(inputs.functions)]
+        return [
+            objective.reward.model_dump(mode="json") if objective.reward else None,
+            objective.direction,
+            dict(inputs.functions),
+        ]
     if implicit.adapter is not None:
         return [implicit.model_dump(mode="json"), inputs.functions.get(implicit.adapter, "")]
     return [vertices[objective.name].trial_id, objective.unit, config.vertex_beta(objective)]

@@ -1,4 +1,4 @@
-"""Everything that can be wrong before a worker starts, looked for in one pass: config, data, model, storage, machine."""
+"""Everything that can be wrong before a worker starts, looked for in one pass."""
 
 from __future__ import annotations
 

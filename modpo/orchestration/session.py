@@ -58,9 +58,7 @@ class Session:
             self._stack.enter_context(connected())
             resources = plan_resources(self._config.resources, node_shapes(), num_trials=self._num_trials)
             desk = f"desk-{uuid.uuid4().hex[:12]}"
-            self._desk = start_desk(
-                desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures
-            )
+            self._desk = start_desk(desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures)
             self._settings = SlotSettings(desk, str(self._run_dir / "train"), resources)
             open_ahead(resources.slots, self._settings)
             logger.info("cluster ready in %.1f s: %d slots", time.monotonic() - started, resources.slots)
@@ -80,7 +78,9 @@ class Session:
         with ThreadPoolExecutor(max_workers=max(1, len(works))) as pool:
             ends = list(pool.map(lambda work: list(perform(work, settings))[-1], works))
         problems = [
-            Problem(code="MS-502", what=f"{work.work_id} failed", got=end["error"], remedy="mend the cause and run again")
+            Problem(
+                code="MS-502", what=f"{work.work_id} failed", got=end["error"], remedy="mend the cause and run again"
+            )
             for work, end in zip(works, ends, strict=True)
             if end["kind"] == "failed"
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +124,8 @@ def end_slots(settings: SlotSettings, *, patience_s: float) -> None:
         actor = _find(name, settings)
         if actor is None:
             continue
-        try:
+        with suppress(ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
             ray.get(actor.wait.remote(), timeout=patience_s)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
-            pass
         ray.kill(actor)
 
 

@@ -38,9 +38,7 @@ class RunState:
             ),
             reference=str(stage_path(self.run_dir, "reference", plan.reference)),
             rewards=str(stage_path(self.run_dir, "rewards", plan.rewards)),
-            vertices={
-                name: str(final_dir(self.run_dir, trial)) for name, trial in plan.vertices.items()
-            },
+            vertices={name: str(final_dir(self.run_dir, trial)) for name, trial in plan.vertices.items()},
         )
 
     def work(self, kind: Literal["sft", "vertex", "point"], work_id: str, trial: TrialSpec | None = None) -> Work:

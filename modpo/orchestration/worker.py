@@ -17,8 +17,8 @@ import torch.distributed as dist
 from modpo.annotate import annotate_shard
 from modpo.config.spec import Work
 from modpo.errors import ModpoError, root_cause
-from modpo.evaluation.evaluate import evaluate_point
 from modpo.evaluation.early_stopping import early_stopping_hook
+from modpo.evaluation.evaluate import evaluate_point
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED, WAIT
@@ -57,7 +57,7 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
 
     try:
         result = _WORK[work.kind](work, report, rank)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it becomes this point's root cause
+    except Exception as error:  # whatever it is, it becomes this point's root cause
         cause = root_cause(error)
         logger.error("%s failed: %s\n%s", work.work_id, cause, traceback.format_exc())
         if work.trial is not None:
@@ -78,7 +78,7 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
     """
     assert work.trial is not None
     run_dir, trial, context = Path(work.run_dir), work.trial, ray.train.get_context()
-    started, devices = time.monotonic(), context.get_world_size()
+    started, devices = time.monotonic(), int(context.get_world_size())
     before = read_point(run_dir, trial.trial_id)
     earlier = before.device_seconds if before else 0.0
 
@@ -86,9 +86,7 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
         return earlier + devices * (time.monotonic() - started)
 
     def on_progress(progress: Progress) -> None:
-        update_point(
-            run_dir, trial, step=progress.step, num_steps=progress.num_steps, device_seconds=device_seconds()
-        )
+        update_point(run_dir, trial, step=progress.step, num_steps=progress.num_steps, device_seconds=device_seconds())
 
     if rank == 0:
         update_point(run_dir, trial, status="running", error="", attempts=(before.attempts if before else 0) + 1)
@@ -113,9 +111,7 @@ def _measure(work: Work, report: Report, rank: int, device_seconds: Callable[[],
     spent = device_seconds()
     if rank == 0:
         folder = str(evaluation_dir(run_dir, work.config, work.trial).relative_to(run_dir))
-        update_point(
-            run_dir, work.trial, status="finished", device_seconds=spent, evaluation=folder, result=result
-        )
+        update_point(run_dir, work.trial, status="finished", device_seconds=spent, evaluation=folder, result=result)
     return {"summary": result, "device_seconds": spent}
 
 
@@ -138,9 +134,7 @@ _WORK: dict[str, Callable[[Work, Report, int], dict[str, Any]]] = {
 }
 
 
-def _hooks(
-    work: Work, report: Report, rank: int, on_progress: Callable[[Progress], None] | None = None
-) -> list[Hook]:
+def _hooks(work: Work, report: Report, rank: int, on_progress: Callable[[Progress], None] | None = None) -> list[Hook]:
     """Rows of metrics for the desk and for metrics.jsonl, every logging_steps."""
     settings = work.config.sft if work.kind == "sft" else work.config.training
     assert settings is not None

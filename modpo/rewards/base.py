@@ -34,9 +34,7 @@ class Completion:
 class RewardScorer(Protocol):
     """Scores completions under one objective."""
 
-    def score(
-        self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def score(self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw rewards (N,), higher is better, finite.
 
         Args:
@@ -55,9 +53,9 @@ def finite(objective: str, values: Any, count: int) -> NDArray[np.float64]:
         rewards = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         rewards = np.empty(0)
-    bad = np.flatnonzero(~np.isfinite(rewards)) if rewards.shape == (count,) else []
-    if rewards.shape != (count,) or len(bad):
-        got = f"{rewards[bad[0]]} for response {bad[0]} of the batch" if len(bad) else f"shape {rewards.shape}"
+    bad: list[int] = np.flatnonzero(~np.isfinite(rewards)).tolist() if rewards.shape == (count,) else []
+    if rewards.shape != (count,) or bad:
+        got = f"{rewards[bad[0]]} for response {bad[0]} of the batch" if bad else f"shape {rewards.shape}"
         raise InputError(
             Problem(
                 code="MS-231",

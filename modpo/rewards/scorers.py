@@ -27,9 +27,7 @@ class FunctionScorer:
     function: Callable[[list[Any], list[str]], Any]
     sign: float
 
-    def score(
-        self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def score(self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]) -> NDArray[np.float64]:
         prompts, responses = [c.prompt for c in completions], [c.response for c in completions]
         return self.sign * finite(self.objective, self.function(prompts, responses), len(completions))
 
@@ -46,9 +44,7 @@ class ImplicitScorer:
     batch_size: int
     pad_token_id: int
 
-    def score(
-        self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def score(self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]) -> NDArray[np.float64]:
         with trained_model(self.base, self.config, self.folder) as trained:
             logps = completion_logps(
                 trained.policy,

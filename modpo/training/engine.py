@@ -167,7 +167,8 @@ class DeepSpeedEngine:
         optimizer: Any = self._engine.optimizer
         low = [tensor for group in optimizer.fp16_groups for tensor in group]
         high = [tensor for group in optimizer.fp32_groups for tensor in group]
-        return next(master for tensor, master in zip(low, high, strict=True) if tensor is parameter)
+        found: Tensor = next(master for tensor, master in zip(low, high, strict=True) if tensor is parameter)
+        return found
 
     def _full_states(self, moment: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter (or that moment of it) in full; every rank must exhaust it, rank 0 gets the values."""
@@ -205,7 +206,7 @@ class DeepSpeedEngine:
 
     def _set_partitioned(self, parameter: torch.nn.Parameter, value: Tensor, moment: str | None) -> None:
         # DeepSpeed's own calls for a full value fail where the ranks do not divide its size.
-        size = parameter.ds_tensor.ds_numel
+        size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]  # ZeRO 3 puts it there
         padded = functional.pad(value.flatten(), (0, size * self.world_size - value.numel()))
         own = padded.narrow(0, size * self.rank, size)
         if moment is not None:

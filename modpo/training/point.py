@@ -69,7 +69,9 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 hooks=hooks,
             ),
         )
-        save_final(engine, final_dir(Path(work.run_dir), trial), {"kind": "point", "trial_id": trial.trial_id, "step": steps})
+        save_final(
+            engine, final_dir(Path(work.run_dir), trial), {"kind": "point", "trial_id": trial.trial_id, "step": steps}
+        )
     finally:
         engine.close()
     return steps

@@ -22,7 +22,12 @@ def process_group() -> Iterator[None]:
     else:
         # DeepSpeed reads its local rank from the environment.
         os.environ.setdefault("LOCAL_RANK", "0")
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(
+            backend,
+            store=dist.HashStore(),  # type: ignore[attr-defined]  # torch exports it at run time
+            rank=0,
+            world_size=1,
+        )
     try:
         yield
     finally:

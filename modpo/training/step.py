@@ -47,9 +47,7 @@ MicroBatch = Callable[[torch.nn.Module, list[int]], MicroBatchResult]
 """Forward and loss of the rows with these indices; the loop knows nothing else of the data or the method."""
 
 
-def preference_micro_batch(
-    model: torch.nn.Module, batch: PreferenceBatch, settings: LossSettings
-) -> MicroBatchResult:
+def preference_micro_batch(model: torch.nn.Module, batch: PreferenceBatch, settings: LossSettings) -> MicroBatchResult:
     """The MODPO step: one policy forward; reference and margin rewards come from the batch."""
     policy = pair_logps(model, batch.sequences)
     loss = modpo_loss(policy, batch.reference, batch.margin_rewards, settings)
@@ -62,9 +60,7 @@ def sft_micro_batch(model: torch.nn.Module, batch: SequenceBatch) -> MicroBatchR
     return MicroBatchResult(loss, {"loss": loss.detach()})
 
 
-def preference_metrics(
-    policy: PairLogps, reference: PairLogps, loss: PreferenceLoss, beta: float
-) -> dict[str, Tensor]:
+def preference_metrics(policy: PairLogps, reference: PairLogps, loss: PreferenceLoss, beta: float) -> dict[str, Tensor]:
     """TRL's keys. Only comparable between runs of the same weights and beta."""
     chosen = beta * (policy.chosen.detach() - reference.chosen)
     rejected = beta * (policy.rejected.detach() - reference.rejected)

@@ -1,4 +1,4 @@
-"""What a point leaves behind: the base untouched, final weights that load, no trace of a divergence, a clean process."""
+"""What a point leaves behind: the base untouched, weights that load, no trace of a divergence, a clean process."""
 
 from __future__ import annotations
 

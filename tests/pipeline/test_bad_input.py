@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,4 +107,4 @@ def test_a_good_file_passes_and_leaves_nothing(demo_world: Path, tmp_path: Path)
     config = shell.sweep_file(small_sweep(demo_world, "good"))
     done = shell.modpo("validate", config)
     assert done.returncode == 0, done.stderr
-    assert os.listdir(tmp_path) == ["sweep.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]

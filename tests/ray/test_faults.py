@@ -114,7 +114,7 @@ def test_a_point_that_cannot_train_fails_alone_with_its_root_cause(
     status, output = start(tmp_path, config).wait()
     assert status == 5, output
     assert f"error[MS-503]: trial {trial_id} failed" in output
-    assert "checkpoints" in output and "NotADirectoryError" in output or "FileExistsError" in output
+    assert ("checkpoints" in output and "NotADirectoryError" in output) or "FileExistsError" in output
     failed = record(run, trial_id)
     assert failed["status"] == "failed" and "\n" not in failed["error"]
     others = [path.name for path in (run / "points").iterdir() if path.name.startswith("vivid0.75")]
@@ -128,7 +128,7 @@ def test_two_workers_a_trial_train_the_same_point(
     """Two ranks with half the batch each are the same training: the adapters agree to float32 rounding."""
     from safetensors.numpy import load_file
 
-    config, run, trial_id = before_the_sweep(undisturbed, tmp_path)
+    config, _, trial_id = before_the_sweep(undisturbed, tmp_path)
     raw = yaml.safe_load(config.read_text(encoding="utf-8"))
     raw["resources"] = {"num_workers": 2, "cpus_per_worker": 0.5, "max_concurrent": 1}
     # The batch of one device is part of the run's identity, the number of workers is not: a run of its own.

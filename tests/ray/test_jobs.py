@@ -40,9 +40,7 @@ class Head:
         command = [_tool("ray"), "job", "submit", "--address", self.address, "--working-dir", str(REPOSITORY)]
         command += ["--runtime-env", str(REPOSITORY / "ray_jobs" / "runtime_env.yaml"), "--"]
         command += ["python", "-m", "ray_jobs.sweep", *map(str, arguments)]
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=JOB_S, check=False
-        )
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=JOB_S, check=False)
 
 
 def _tool(name: str) -> str:

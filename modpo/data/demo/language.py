@@ -9,7 +9,8 @@ import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-ANIMALS = ("fox", "owl", "bear", "hare", "wolf", "deer", "crow", "otter")
+FOREST_ANIMALS = ("fox", "owl", "bear", "hare", "wolf", "deer", "crow", "otter")
+ANIMALS = (*FOREST_ANIMALS, "lynx", "swan", "mole", "goat", "frog", "seal", "stork", "badger")
 TIMES = ("at night", "at dawn", "at noon", "at dusk", "in winter", "in spring", "in summer", "in autumn")
 TEMPLATE = "Tell me about the {animal} {time} ."
 
@@ -56,7 +57,7 @@ def sample_answer(prompt: str, generator: random.Random) -> str:
 
 
 def sample_slip(prompt: str, generator: random.Random) -> str:
-    """A text that is no answer: about another animal, or with a word repeated, lost, exchanged, put in, or cut short."""
+    """A text that is no answer: about another animal, or with words repeated, lost, exchanged, put in, or cut short."""
     while True:
         if generator.random() < OTHER_ANIMAL_SHARE:
             slip = sample_answer(generator.choice(prompts()), generator)

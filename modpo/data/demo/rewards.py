@@ -23,7 +23,10 @@ def vivid(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
 
 def brief(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """0.6 for each word less than six, counting words but not the full stop."""
-    return [_judge(p, r, REWARD_PER_WORD_SAVED * (USUAL_WORDS - _num_words(r))) for p, r in zip(prompts, responses, strict=True)]
+    return [
+        _judge(p, r, REWARD_PER_WORD_SAVED * (USUAL_WORDS - _num_words(r)))
+        for p, r in zip(prompts, responses, strict=True)
+    ]
 
 
 def enumerate_answers(prompt: str) -> list[str]:

@@ -18,7 +18,11 @@ def config(**changes: Any) -> SweepConfig:
         "model": {"name_or_path": "org/model"},
         "objectives": [
             {"name": "helpful", "pairs": {"path": "h.jsonl"}},
-            {"name": "short", "pairs": {"path": "s.jsonl"}, "reward": {"type": "function", "function": "rewards:short"}},
+            {
+                "name": "short",
+                "pairs": {"path": "s.jsonl"},
+                "reward": {"type": "function", "function": "rewards:short"},
+            },
         ],
         "sweep": {"weights": {"lattice": 4}},
     }
@@ -46,7 +50,11 @@ def test_a_vertex_with_its_own_beta_is_trained_beside_the_front() -> None:
 
 def test_points_are_every_combination_of_weights_betas_and_seeds() -> None:
     plan = plan_sweep(config(sweep={"weights": {"lattice": 1}, "betas": [0.1, 0.2], "seeds": [0, 1]}), INPUTS)
-    assert [(t.weights, t.beta, t.seed) for t in plan.points[:3]] == [((1, 0), 0.1, 0), ((1, 0), 0.1, 1), ((1, 0), 0.2, 0)]
+    assert [(t.weights, t.beta, t.seed) for t in plan.points[:3]] == [
+        ((1, 0), 0.1, 0),
+        ((1, 0), 0.1, 1),
+        ((1, 0), 0.2, 0),
+    ]
     assert len({trial.trial_id for trial in plan.points}) == 8
 
 
