@@ -6,6 +6,8 @@ stage and world size, so that checkpoints need neither DeepSpeed's files nor a p
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
 import deepspeed  # reads the accelerator from the environment when imported
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -130,6 +133,8 @@ class DeepSpeedEngine:
         """Frees what DeepSpeed holds and undoes what it changed, so that the next point starts in a clean process."""
         self._engine.destroy()
         functional.linear = self._plain_linear
+        if self._stage == 3:
+            _forget_zero_3_models()
 
     def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self.module.named_parameters():
@@ -215,3 +220,11 @@ class DeepSpeedEngine:
         safe_set_local_fp32_param(parameter, own)
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             parameter.copy_(value)
+
+
+def _forget_zero_3_models() -> None:
+    """ZeRO 3 never lets go of a model: a slot that trains many points would hold them all."""
+    FWD_MODULE_STACK.clear()
+    for cached in [thing for thing in gc.get_objects() if isinstance(thing, functools._lru_cache_wrapper)]:
+        if str(cached.__module__).startswith("deepspeed.runtime.zero"):
+            cached.cache_clear()

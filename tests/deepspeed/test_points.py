@@ -29,6 +29,7 @@ from tests.deepspeed.trainings import (
     Outcome,
     annotated_pairs,
     point_work,
+    same_tensors,
     sweep_config,
     train_to_end,
 )
@@ -84,7 +85,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(run_dir: Path, 
     assert folder_digest(trained_files(run_dir, tmp_path / "third", seed=1)) != folder_digest(first)
 
 
-def test_weight_vectors_share_initial_adapters_and_data_order(run_dir: Path, tmp_path: Path):
+def test_weight_vectors_share_their_first_state_and_their_data_order(run_dir: Path, tmp_path: Path):
     config = sweep_config(run_dir, lora=LORA, max_steps=8)
     seen: dict[tuple[float, ...], list[Any]] = {(0.5, 0.5): [], (0.8, 0.2): []}
     for weights, record in seen.items():
@@ -100,12 +101,19 @@ def test_weight_vectors_share_initial_adapters_and_data_order(run_dir: Path, tmp
 
         train_to_end(run_dir, config, tmp_path / str(weights), weights=weights, micro_batch=around)
     assert seen[0.5, 0.5] == seen[0.8, 0.2]
-    start = [build_engine(config, str(run_dir / "start"), seed=0) for _ in seen]
-    for engine in start:
+
+
+def test_an_engine_starts_with_the_adapter_of_its_seed(run_dir: Path):
+    """A is drawn and B is zero, so that the policy starts at the reference."""
+    config = sweep_config(run_dir, lora=LORA)
+    drawn = []
+    for seed in (0, 0, 1):
+        engine = build_engine(config, str(run_dir / "start"), seed=seed)
+        drawn.append(engine.parameters())
         engine.close()
-    for name, values in start[0].parameters().items():
-        assert torch.equal(start[1].parameters()[name], values)
-        assert bool(values.any()) == ("lora_A" in name)
+    assert same_tensors(drawn[0], drawn[1])
+    assert not same_tensors(drawn[0], drawn[2])
+    assert all(bool(values.any()) == ("lora_A" in name) for name, values in drawn[0].items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,13 +147,17 @@ def test_weights_saved_by_two_workers_under_zero_3_reload_to_their_log_probabili
 
 
 def reloaded_difference(run_dir: Path, dtype: str, final: Path, logps: torch.Tensor) -> float:
-    """Largest difference in nats between log-probabilities of the first eight pairs and those of a saved policy."""
+    """Largest difference in nats between log-probabilities of the first eight pairs and those of a saved policy.
+
+    The given ones must be far from the reference's, or weights that were never loaded would go unnoticed.
+    """
     config = sweep_config(run_dir, dtype=dtype)
     data = annotated_pairs(run_dir, point_work(run_dir, config))
+    batch = data.batch(range(8), torch.device("cpu"))
+    assert float((logps - torch.cat([batch.reference.chosen, batch.reference.rejected])).abs().max()) > 0.1
     base = load_model(config.model, path=str(run_dir / "start"))
     with trained_model(base, config.model, final) as trained, torch.no_grad():
-        reloaded = sequence_logps(trained.policy, data.batch(range(8), torch.device("cpu")).sequences)
-    assert float((logps - data.batch(range(8), torch.device("cpu")).sequences.labels.sum()).abs().max()) > 0
+        reloaded = sequence_logps(trained.policy, batch.sequences)
     return float((reloaded - logps).abs().max())
 
 
@@ -176,13 +188,14 @@ def nan_gradient(model: torch.nn.Module, result: MicroBatchResult) -> MicroBatch
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("kind", "dtype"), [("lora", "float32"), ("full", "float32"), ("full", "bfloat16")])
+@pytest.mark.parametrize("trained", [("lora", "float32"), ("full", "float32"), ("full", "bfloat16")], ids="-".join)
 @pytest.mark.parametrize(
     ("fault", "what"), [(infinite_loss, "loss and optim/grad_norm"), (nan_gradient, "optim/grad_norm")]
 )
 def test_a_divergence_ends_the_trial_and_leaves_no_checkpoint_of_itself(
-    run_dir: Path, tmp_path: Path, kind: str, dtype: str, stage: int, fault: Any, what: str
+    run_dir: Path, tmp_path: Path, trained: tuple[str, str], stage: int, fault: Any, what: str
 ):
+    kind, dtype = trained
     config = sweep_config(run_dir, dtype=dtype, lora=KINDS[kind], deepspeed={"stage": stage}, save_steps=1)
     with pytest.raises(TrialError) as failure:
         train_to_end(run_dir, config, tmp_path, micro_batch=break_third_call(fault))

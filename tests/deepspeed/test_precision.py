@@ -77,7 +77,6 @@ def test_the_start_model_reproduces_its_reference_table(
     """The table was scored in batches of 32 sorted by length, the policy is in batches as they are trained on."""
     config = sweep_config(run_dir, dtype=dtype, lora=KINDS[kind], deepspeed={"stage": stage})
     gap = measured_gap(run_dir, config, tmp_path / "reference", start_model=run_dir / "start")
-    print(f"\n{dtype} {kind} ZeRO {stage}: {gap:.3g} nats per token, tolerance {LOGPS_TOLERANCE_PER_TOKEN[dtype]:g}")
     assert gap <= LOGPS_TOLERANCE_PER_TOKEN[dtype] / 10, "the tolerance promises a margin of ten"
 
 
@@ -89,9 +88,8 @@ def test_the_table_of_another_model_is_refused(run_dir: Path, tmp_path: Path, dt
     with torch.no_grad():
         other.lm_head.weight.mul_(1.1)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(InternalError, match="MS-602") as refusal:
+    with pytest.raises(InternalError, match="MS-602"):
         measured_gap(run_dir, config, tmp_path / "reference", start_model=tmp_path / "other")
-    print(refusal.value.problems[0].got)
 
 
 def measured_gap(run_dir: Path, config: SweepConfig, table: Path, *, start_model: Path) -> float:

@@ -55,12 +55,13 @@ def test_two_lost_workers_cost_no_bit(two_workers: Path, kind: str, stage: int):
         assert same_state(resumed, undisturbed)
 
 
-@pytest.mark.parametrize(("two", "one", "kind"), CROSSINGS)
+@pytest.mark.parametrize("crossing", CROSSINGS, ids=str)
 @pytest.mark.parametrize("first", ["two", "one"])
 def test_a_checkpoint_goes_on_in_another_world_size_and_stage(
-    run_dir: Path, tmp_path: Path, two_workers: Path, two: int, one: int, kind: str, first: str
+    run_dir: Path, tmp_path: Path, two_workers: Path, crossing: tuple[int, int, str], first: str
 ):
     """The global batch is the same, so the trajectory is: beyond float32 rounding nothing may differ."""
+    two, one, kind = crossing
     config = crossing_config(run_dir, kind, stage=one, num_workers=1)
     undisturbed = train_to_end(run_dir, config, tmp_path)
     folder = two_workers / crossing_name(two, one, kind, first=first)
