@@ -1,10 +1,10 @@
 """The run's own truth: one small JSON for each Pareto point. Tune's state is never read back.
 
 RUN/points/<trial_id>/point.json       status, spec, progress, result or root cause
-checkpoints/     resumable state (training.checkpoint)
-final/           trained adapter or model
-evaluation-*/    held-out measurement, one artefact per evaluation setting
-metrics.jsonl    one row every logging_steps
+                      checkpoints/     resumable state (training.checkpoint)
+                      final/           trained adapter or model
+                      evaluation-*/    held-out measurement, one artefact per evaluation setting
+                      metrics.jsonl    one row every logging_steps
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from modpo.artifacts import digest_of, is_complete, read_json, write_json
+from modpo.artifacts import is_complete, read_json, write_json
 from modpo.config.spec import TrialSpec
-from modpo.config.tree import Frozen, SweepConfig
+from modpo.config.tree import Frozen
 
 Status = Literal["pending", "running", "trained", "finished", "failed"]
-
-EVALUATION_VERSION = 1
 
 
 class PointRecord(Frozen):
@@ -53,16 +51,14 @@ def final_dir(run_dir: Path, trial: TrialSpec) -> Path:
     return point_dir(run_dir, trial.trial_id) / "final"
 
 
-def evaluation_dir(run_dir: Path, config: SweepConfig, trial: TrialSpec) -> Path:
-    """Where a point's evaluation stands; its digest changes with every setting that changes a measurement."""
-    rewards = [objective.model_dump(mode="json", exclude={"pairs"}) for objective in config.objectives]
-    digest = digest_of([EVALUATION_VERSION, config.evaluation.model_dump(mode="json"), rewards, config.seed])
-    return point_dir(run_dir, trial.trial_id) / f"evaluation-{digest}"
+def evaluation_dir(run_dir: Path, trial: TrialSpec, measurement: str) -> Path:
+    """Where a point's evaluation stands, by the digest of everything that it is measured with."""
+    return point_dir(run_dir, trial.trial_id) / f"evaluation-{measurement}"
 
 
-def is_finished(run_dir: Path, config: SweepConfig, trial: TrialSpec) -> bool:
-    """Whether a point is trained and measured under the config's evaluation settings."""
-    record, folder = read_point(run_dir, trial.trial_id), evaluation_dir(run_dir, config, trial)
+def is_finished(run_dir: Path, trial: TrialSpec, measurement: str) -> bool:
+    """Whether a point is trained, and measured under this digest."""
+    record, folder = read_point(run_dir, trial.trial_id), evaluation_dir(run_dir, trial, measurement)
     return (
         record is not None
         and record.status == "finished"

@@ -53,6 +53,7 @@ class Work(Frozen):
         kind: `sft` and `vertex` train; `point` trains where that is not done yet, then measures; `reference` and
             `rewards` annotate one shard.
         output: folder (or point directory) that the work fills.
+        measurement: digest of everything that a point is measured with.
         shard: (index, count) of an annotation.
     """
 
@@ -63,4 +64,5 @@ class Work(Frozen):
     inputs: StageInputs
     output: str
     trial: TrialSpec | None = None
+    measurement: str = ""
     shard: tuple[int, int] = (0, 1)

@@ -1,10 +1,10 @@
 """The prepare stage: every objective's pairs validated, tokenised, split by prompt, in one artefact.
 
 prepared-<digest>/  pairs.parquet     one row a pair: id, objective, split, texts, token ids
-prompts.parquet   held-out prompts with their tokens
-sft.parquet       prompt and response tokens to imitate (training prompts only)
-tokenizer/        the tokenizer that made them
-counts.json       rows, pairs, ties, duplicates and dropped rows of each source
+                    prompts.parquet   held-out prompts with their tokens
+                    sft.parquet       prompt and response tokens to imitate (training prompts only)
+                    tokenizer/        the tokenizer that made them
+                    counts.json       rows, pairs, ties, duplicates and dropped rows of each source
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +13,12 @@ import torch.distributed as dist
 
 from modpo.artifacts import read_json, write_json
 from modpo.config.spec import Work
-from modpo.config.tree import EarlyStoppingConfig
 from modpo.data.prepared import HeldOutPrompt, read_held_out
 from modpo.evaluation.measure import Measured, open_measured, sampled_rows
 from modpo.ledger import point_dir
 from modpo.models import TrainedModel, plain_model
 from modpo.training.loop import Hook, Progress
+from modpo.training.process_group import from_rank_zero
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +43,17 @@ def should_stop(looks: dict[int, float], *, patience: int) -> bool:
     return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
 
 
+def can_stop_early(work: Work) -> bool:
+    """Whether J_w can be measured while this point trains.
+
+    The implicit reward of a vertex comes from that vertex itself, so a vertex whose own reward is implicit cannot look.
+    """
+    config, trial = work.config, work.trial
+    if config.training.early_stopping is None or trial is None:
+        return False
+    return work.kind == "point" or config.implicit_reward(config.objectives[trial.primary]) is None
+
+
 def early_stopping_hook(work: Work, *, rank: int, world_size: int, device: torch.device) -> Hook:
     """A hook that samples one response for each of a few held-out prompts. All ranks call it alike.
 
@@ -52,7 +62,8 @@ def early_stopping_hook(work: Work, *, rank: int, world_size: int, device: torch
     settings = work.config.training.early_stopping
     assert settings is not None and work.trial is not None
     prompts = list(enumerate(read_held_out(Path(work.inputs.prepared), limit=settings.num_prompts)))[rank::world_size]
-    measured = open_measured(work, device=device)
+    weighted = [o for o, weight in zip(work.config.objectives, work.trial.weights, strict=True) if weight > 0]
+    measured = open_measured(work, objectives=weighted, device=device)
     looks = Looks(point_dir(Path(work.run_dir), work.trial.trial_id) / "early_stopping.json")
 
     def look(progress: Progress) -> bool:
@@ -60,7 +71,8 @@ def early_stopping_hook(work: Work, *, rank: int, world_size: int, device: torch
         if rank == 0:
             looks.add(progress.step, value)
             logger.info("step %d: held-out J_w %.4f", progress.step, value)
-        return _shared_decision(looks, settings, progress.step, rank)
+        # Rank 0 decides, so that no rank stops alone.
+        return from_rank_zero(should_stop(looks.read(until=progress.step), patience=settings.patience))
 
     return Hook(settings.every_steps, look)
 
@@ -75,19 +87,9 @@ def _held_out_value(
     policy.eval()
     rows = sampled_rows(measured, prompts, trained=lambda: nullcontext(in_training), samples_per_prompt=1)
     policy.train()
-    values = [
-        sum(w * row[name] for name, w in zip(measured.scorers, trial.weights, strict=True)) - trial.beta * row["kl"]
-        for row in rows
-    ]
+    weights = dict(zip(measured.work.config.objective_names, trial.weights, strict=True))
+    values = [sum(weights[name] * row[name] for name in measured.scorers) - trial.beta * row["kl"] for row in rows]
     total = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=measured.base.device)
     if world_size > 1:
         dist.all_reduce(total)
     return float(total[0] / total[1])
-
-
-def _shared_decision(looks: Looks, settings: EarlyStoppingConfig, step: int, rank: int) -> bool:
-    """Rank 0 decides, so that no rank stops alone."""
-    decision: list[Any] = [rank == 0 and should_stop(looks.read(until=step), patience=settings.patience)]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast_object_list(decision, src=0)
-    return bool(decision[0])

@@ -1,8 +1,8 @@
 """One evaluation artefact per point: samples, held-out values with intervals, KL, J_w, and the exact comparison.
 
 evaluation-<digest>/  samples.parquet   one row a sampled response
-prompts.parquet   per held-out prompt: mean of each objective and of the KL
-summary.json      what the ledger, Tune and the report show (docs/summary.md)
+                      prompts.parquet   per held-out prompt: mean of each objective and of the KL
+                      summary.json      what the ledger, Tune and the report show (docs/summary.md)
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from modpo.config.tree import FunctionReward, SweepConfig
 from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
 from modpo.data.prepared import read_held_out
 from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows
-from modpo.ledger import EVALUATION_VERSION, evaluation_dir, final_dir
+from modpo.ledger import evaluation_dir, final_dir
 from modpo.models import TrainedModel, trained_model
+from modpo.training.process_group import from_rank_zero
 
 
 def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
     An evaluation that is already there is returned as it is.
     """
     assert work.trial is not None
-    folder = evaluation_dir(Path(work.run_dir), work.config, work.trial)
-    if not folder.exists():
+    folder = evaluation_dir(Path(work.run_dir), work.trial, work.measurement)
+    if not from_rank_zero(folder.exists()):
         mine = _measure(work, rank=rank, world_size=world_size, device=device)
         everyone: list[Any] = [None] * world_size
         if world_size > 1:
@@ -46,17 +47,17 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
             everyone = [mine]
         if rank == 0:
             _write(folder, work, *([row for part in everyone for row in part[kind]] for kind in range(3)))
-        if world_size > 1:
-            dist.barrier()
-    summary: dict[str, Any] = read_json(folder / "summary.json")
-    return summary
+    summary: dict[str, Any] | None = read_json(folder / "summary.json") if rank == 0 else None
+    shared = from_rank_zero(summary)
+    assert shared is not None, "rank 0 has written or found the summary"
+    return shared
 
 
 def _measure(work: Work, *, rank: int, world_size: int, device: torch.device) -> tuple[list[Row], list[Row], list[Row]]:
     """(samples, pair accuracies, exact comparisons) of this rank's share."""
     assert work.trial is not None
     prepared, evaluation = Path(work.inputs.prepared), work.config.evaluation
-    measured = open_measured(work, device=device)
+    measured = open_measured(work, objectives=work.config.objectives, device=device)
     policy = final_dir(Path(work.run_dir), work.trial)
     prompts = list(enumerate(read_held_out(prepared, limit=evaluation.num_prompts)))[rank::world_size]
 
@@ -74,7 +75,7 @@ def _write(folder: Path, work: Work, samples: list[Row], accuracies: list[Row], 
     samples = sorted(samples, key=lambda row: row["prompt_number"])
     prompts = _by_prompt(samples, work.config.objective_names)
     summary = summarise(work, samples, prompts, accuracies, exact)
-    with writing(folder, {"stage": "evaluation", "version": EVALUATION_VERSION}) as aside:
+    with writing(folder, {"stage": "evaluation", "measurement": work.measurement}) as aside:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(samples), aside / "samples.parquet")
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(prompts), aside / "prompts.parquet")
         write_json(aside / "summary.json", summary)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modpo.annotate import pair_completions
 from modpo.config.spec import Work
+from modpo.config.tree import ObjectiveConfig
 from modpo.core.exact import compare_with_exact
 from modpo.core.logps import response_logps, sampled_kl
 from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs
@@ -47,16 +48,17 @@ class Measured:
 
     @property
     def units(self) -> NDArray[np.float64]:
-        return np.array([objective.unit for objective in self.work.config.objectives])
+        """One per scorer."""
+        return np.array([self.work.config.objective(name).unit for name in self.scorers])
 
 
-def open_measured(work: Work, *, device: torch.device) -> Measured:
-    """Loads the start model and builds every objective's scorer."""
+def open_measured(work: Work, *, objectives: Sequence[ObjectiveConfig], device: torch.device) -> Measured:
+    """Loads the start model and builds the scorers of these objectives."""
     base = load_model(work.config.model, path=work.inputs.start_model).to(device)
     tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     scorers = {
         o.name: build_scorer(work.config, o, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id)
-        for o in work.config.objectives
+        for o in objectives
     }
     return Measured(work, base, tokenizer, scorers)
 
@@ -162,6 +164,8 @@ def exact_rows(measured: Measured, prompts: Sequence[tuple[int, HeldOutPrompt]],
     """Comparison with the exact optimum for each prompt whose answers can be enumerated."""
     config, trial = measured.work.config, measured.work.trial
     assert config.evaluation.enumerate is not None and trial is not None
+    if not prompts:
+        return []
     enumerate_answers: Callable[[Any], list[str]] = import_function(config.evaluation.enumerate)
     encoder = Encoder(measured.tokenizer, config.data)
     spaces = [_space(encoder, prompt, enumerate_answers(prompt.prompt)) for _, prompt in prompts]

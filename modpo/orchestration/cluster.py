@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from modpo.orchestration.resources import DRIVER_RESOURCE, NodeShape
 from modpo.telemetry import QUIET_ENVIRONMENT
 
 NAMESPACE = "modpo"
+HEAD_RESOURCE = "node:__internal_head__"
 
 # Ray reads these when its processes start. Polling every 2 s, Ray's default, would cost 2 s per report; cloud nodes
 # take minutes to boot, and the default start timeout of 60 s would drop and retry their placement groups for ever.
@@ -30,6 +32,7 @@ CLUSTER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -43,10 +46,10 @@ def connected() -> Iterator[None]:
     Raises:
         SetupError: RAY_ADDRESS names a cluster that does not answer.
     """
-    added = {name: value for name, value in CLUSTER_ENVIRONMENT.items() if name not in os.environ}
-    os.environ |= added
+    for name, value in CLUSTER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if os.environ.get("RAY_ADDRESS"):
-        _connect(added)
+        _connect()
         try:
             yield
         finally:
@@ -72,15 +75,20 @@ def connected() -> Iterator[None]:
 
 
 def node_shapes() -> tuple[NodeShape, ...]:
-    """What the live nodes have."""
+    """What the live nodes have, or what an autoscaler may add up to where one has published its limits."""
+    live = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+    autoscaler = ray._private.state.state.get_cluster_config()
+    groups = autoscaler.node_group_configs if autoscaler is not None else ()
+    possible = [(dict(group.resources), max(0, group.max_count)) for group in groups]
+    if sum(count for _, count in possible):
+        # Nodes of a group come and go with the work; the head is the only one that is surely there beside them.
+        live = [(resources, 1) for resources, _ in live if HEAD_RESOURCE in resources]
     return tuple(
         NodeShape(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            drivers=node["Resources"].get(DRIVER_RESOURCE, 0.0),
+            cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), drivers=resources.get(DRIVER_RESOURCE, 0.0)
         )
-        for node in ray.nodes()
-        if node["Alive"]
+        for resources, count in (*live, *possible)
+        for _ in range(count)
     )
 
 
@@ -111,12 +119,11 @@ def _private_environment(temporary: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _connect(environment: dict[str, str]) -> None:
-    """Joins a running cluster.
-
-    Args:
-        environment: what its processes get beside the job's own variables, which must not be named again.
-    """
+def _connect() -> None:
+    """Joins a running cluster, whose processes get our environment beside the job's own."""
+    # Ray refuses a variable that the job's runtime_env names too.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {}).get("env_vars", {})
+    environment = {name: os.environ[name] for name in CLUSTER_ENVIRONMENT if name not in job}
     try:
         ray.init(
             namespace=NAMESPACE,

@@ -50,7 +50,8 @@ class Desk:
         self._pieces: dict[str, Piece] = {}
         self._queue: deque[str] = deque()
         self._slots: set[str] = set()
-        self._num_opened = 0
+        self._useful_slots: set[str] = set()
+        self._num_opened = self._num_barren = 0
         self._closed = False
         self._changed = asyncio.Condition()
 
@@ -79,6 +80,7 @@ class Desk:
 
     async def lease(self, slot: str) -> Work | str:
         """The next piece for a slot, its unfinished one first; `WAIT` when there is none, `CLOSED` at the end."""
+        self._useful_slots.add(slot)
         held = next((piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"), None)
         if held is not None:
             self._count_attempt(held)
@@ -111,7 +113,11 @@ class Desk:
 
     async def slot_lost(self, slot: str, error: str) -> None:
         """A slot is gone for good: its piece goes back to the queue, or fails when its attempts are used up."""
+        if slot not in self._slots:
+            return
         self._slots.discard(slot)
+        if slot not in self._useful_slots:
+            await self._count_barren(error)
         for work_id, piece in self._pieces.items():
             if piece.slot == slot and piece.state == "leased":
                 piece.slot = ""
@@ -128,10 +134,12 @@ class Desk:
         await self._until(lambda: len(piece.events) > after, timeout_s)
         return piece.events[after:]
 
-    async def slot_of(self, work_id: str) -> str:
-        """The slot that holds a piece, or an empty string."""
-        piece = self._pieces[work_id]
-        return piece.slot if piece.state == "leased" else ""
+    async def open_slots(self) -> list[str]:
+        """Names of the slots that are open, at work or not."""
+        return sorted(self._slots)
+
+    async def ping(self) -> None:
+        """Answers while the run lives."""
 
     async def snapshot(self) -> list[dict[str, Any]]:
         """State and newest progress of every piece, for the live table."""
@@ -153,6 +161,14 @@ class Desk:
         self._closed = True
         await self._notify()
         return sorted(self._slots)
+
+    async def _count_barren(self, error: str) -> None:
+        """A slot ended before its workers asked for anything: something keeps them from starting at all."""
+        self._num_barren += 1
+        if self._num_barren > self._max_failures:
+            for work_id in list(self._queue):
+                await self.fail(work_id, f"no worker group could start: {error}", 4)
+            self._queue.clear()
 
     def _count_attempt(self, piece: Piece) -> None:
         piece.attempts += 1

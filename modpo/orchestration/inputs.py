@@ -6,25 +6,36 @@ import importlib.util
 from pathlib import Path
 
 from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
-from modpo.config.disk import DEMO_PREFIX
+from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.config.tree import FunctionReward, ImplicitReward, SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data
 from modpo.orchestration.plan import Inputs
 
 
-def resolve_demo(config: SweepConfig, run_dir: Path) -> SweepConfig:
-    """The config with every `demo:...` path replaced by a real one; the demo's files are written where needed."""
-    raw = config.model_dump(mode="json")
-    if not _mentions_demo(raw):
-        return config
-    world = stage_path(run_dir, "world", digest_of([WORLD_VERSION, config.seed]))
-    if not is_complete(world):
-        # Only the demo needs torch before any worker starts: its untrained model is written here.
-        from modpo.data.demo.world import write_world
+def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
+    """The config with every local path absolute, and every `demo:...` replaced by a file that was written for it.
 
-        write_world(world, seed=config.seed)
-    return SweepConfig.model_validate(_resolved(raw, world))
+    Workers run in folders of their own, where a relative path would lead elsewhere.
+    """
+    raw = config.model_dump(mode="json")
+    world = _written_world(config, run_dir) if _mentions_demo(raw) else None
+
+    def resolved(path: str | None) -> str | None:
+        if path is not None and path.startswith(DEMO_PREFIX) and world is not None:
+            return str(world / path.removeprefix(DEMO_PREFIX))
+        return path if path is None or is_hub_id(path) else str(Path(path).absolute())
+
+    raw["model"]["name_or_path"] = resolved(config.model.name_or_path)
+    for node in [o.get("pairs") for o in raw["objectives"]] + [(raw["sft"] or {}).get("data")]:
+        if node is not None:
+            node["path"] = resolved(node["path"])
+    for objective in raw["objectives"]:
+        if (objective["reward"] or {}).get("adapter") is not None:
+            objective["reward"]["adapter"] = resolved(objective["reward"]["adapter"])
+    for section in filter(None, (raw["training"], raw["sft"])):
+        section["deepspeed"]["config_file"] = resolved(section["deepspeed"]["config_file"])
+    return SweepConfig.model_validate(raw)
 
 
 def load_inputs(config: SweepConfig) -> tuple[LoadedData, Inputs]:
@@ -34,13 +45,20 @@ def load_inputs(config: SweepConfig) -> tuple[LoadedData, Inputs]:
         InputError: all bad rows of all sources together.
     """
     data = load_data(config)
-    functions: dict[str, str] = {}
-    for objective in config.objectives:
-        if isinstance(objective.reward, FunctionReward):
-            functions[objective.reward.function] = source_digest(objective.reward.function)
-        if isinstance(objective.reward, ImplicitReward) and objective.reward.adapter is not None:
-            functions[objective.reward.adapter] = folder_digest(Path(objective.reward.adapter))
-    return data, Inputs(data=data_digest(data), model=_model_digest(config), functions=functions)
+    return data, Inputs(data=data_digest(data), model=_model_digest(config), files=_file_digests(config))
+
+
+def _file_digests(config: SweepConfig) -> dict[str, str]:
+    """By the name that the config gives them."""
+    rewards = [objective.reward for objective in config.objectives]
+    functions = [reward.function for reward in rewards if isinstance(reward, FunctionReward)]
+    adapters = [reward.adapter for reward in rewards if isinstance(reward, ImplicitReward) and reward.adapter]
+    own = config.training.deepspeed.config_file
+    return {
+        **{name: source_digest(name) for name in [*functions, *filter(None, [config.evaluation.enumerate])]},
+        **{path: folder_digest(Path(path)) for path in adapters},
+        **({own: file_sha256(Path(own))} if own else {}),
+    }
 
 
 def source_digest(dotted: str) -> str:
@@ -64,11 +82,11 @@ def _mentions_demo(node: object) -> bool:
     return isinstance(node, str) and node.startswith(DEMO_PREFIX)
 
 
-def _resolved(node: object, world: Path) -> object:
-    if isinstance(node, dict):
-        return {key: _resolved(value, world) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_resolved(value, world) for value in node]
-    if isinstance(node, str) and node.startswith(DEMO_PREFIX):
-        return str(world / node.removeprefix(DEMO_PREFIX))
-    return node
+def _written_world(config: SweepConfig, run_dir: Path) -> Path:
+    world = stage_path(run_dir, "world", digest_of([WORLD_VERSION, config.seed]))
+    if not is_complete(world):
+        # Only the demo needs torch before any worker starts: its untrained model is written here.
+        from modpo.data.demo.world import write_world
+
+        write_world(world, seed=config.seed)
+    return world

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modpo.config.tree import SweepConfig
-from modpo.orchestration.inputs import load_inputs, resolve_demo
+from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.plan import SweepPlan, plan_sweep
 from modpo.orchestration.resources import NodeShape, ResourcePlan, plan_resources
@@ -41,7 +41,7 @@ def overview(config: SweepConfig) -> Overview:
         SetupError: not even one trial fits.
     """
     with TemporaryDirectory(prefix="modpo-plan-") as scratch:
-        resolved = resolve_demo(config, Path(scratch))
+        resolved = resolve_paths(config, Path(scratch))
         data, inputs = load_inputs(resolved)
     plan = plan_sweep(resolved, inputs)
     pairs = {name: len(loaded.pairs) for name, loaded in data.objectives.items()}

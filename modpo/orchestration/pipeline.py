@@ -17,7 +17,7 @@ from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
 from modpo.errors import ConflictError, Problem, TrialError
 from modpo.ledger import final_dir, read_point
-from modpo.orchestration.inputs import load_inputs, resolve_demo
+from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.plan import FREE_SECTIONS, identity_digest, plan_sweep
 from modpo.orchestration.session import Session
@@ -80,7 +80,7 @@ def _opened(config: SweepConfig, watcher: Watcher) -> Iterator[tuple[RunState, L
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
     run_dir = run_path(config)
     with hold(run_dir, config):
-        resolved = resolve_demo(config, run_dir)
+        resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved)
         plan = plan_sweep(resolved, inputs)
         _write_manifest(run_dir, config, [trial.trial_id for trial in plan.points])

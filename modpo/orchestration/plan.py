@@ -13,10 +13,13 @@ from typing import Any
 from modpo.artifacts import digest_of
 from modpo.config.checks import primary_candidates, weight_vectors
 from modpo.config.spec import TrialSpec
-from modpo.config.tree import ObjectiveConfig, SweepConfig
+from modpo.config.tree import FunctionReward, ObjectiveConfig, SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex
 
 PLAN_VERSION = 1
+
+# The margin rewards come from the vertices: their seed must not follow the sweep's.
+VERTEX_SEED = 0
 
 # Sections that may change in a run directory that already exists: they add points or measure again.
 FREE_SECTIONS = ("sweep", "resources", "trackers", "evaluation", "name", "storage_path")
@@ -29,22 +32,27 @@ class Inputs:
     Attributes:
         data: digest of all rows.
         model: digest of the start model's files, or its hub id and revision.
-        functions: source digest of each `module:function`.
+        files: digest of everything else that is named: source of each `module:function`, adapters, DeepSpeed files.
     """
 
     data: str
     model: str
-    functions: Mapping[str, str]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Digests of the stages and all trials; `vertices` by objective name, `points` in the order of the weights."""
+    """Digests of the stages and all trials; `vertices` by objective name, `points` in the order of the weights.
+
+    Attributes:
+        measurement: digest of everything that points are measured with.
+    """
 
     prepared: str
     start_model: str
     reference: str
     rewards: str
+    measurement: str
     vertices: dict[str, TrialSpec]
     points: tuple[TrialSpec, ...]
 
@@ -66,32 +74,44 @@ def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     prepared = digest_of([PLAN_VERSION, inputs.data, inputs.model, config.data.model_dump(), config.seed, bool(sft)])
     start_model = digest_of([prepared, model, sft]) if sft else digest_of([model])
     reference = digest_of([prepared, start_model, model])
-    training = [reference, config.training.model_dump(mode="json", exclude={"beta"}), _lora(config)]
+    training = [
+        reference,
+        config.training.model_dump(mode="json", exclude={"beta": True, "deepspeed": {"config_file"}}),
+        inputs.files.get(config.training.deepspeed.config_file or "", ""),
+        _lora(config),
+        # The batch of one device is given, so their number changes the batch that is trained on.
+        config.resources.num_workers,
+    ]
     vertices = {
-        objective.name: _trial(
-            config, vertex(len(config.objectives), index), config.vertex_beta(objective), 0, training
-        )
-        for index, objective in enumerate(config.objectives)
-        if objective.pairs is not None
+        o.name: _trial(config, vertex(len(config.objectives), index), config.vertex_beta(o), VERTEX_SEED, training)
+        for index, o in enumerate(config.objectives)
+        if o.pairs is not None
     }
-    rewards = digest_of([reference, [_reward_key(config, o, inputs, vertices) for o in config.objectives]])
+    scoring = [_reward_key(config, objective, inputs, vertices) for objective in config.objectives]
+    rewards = digest_of([reference, scoring])
+    evaluation = config.evaluation.model_dump(mode="json")
+    enumerated = inputs.files.get(config.evaluation.enumerate or "", "")
+    measurement = digest_of([PLAN_VERSION, rewards, evaluation, enumerated, _units(config), config.seed])
     points = tuple(
         _trial(config, weights, beta, seed, training if max(weights) == 1.0 else [*training, rewards])
         for weights in weight_vectors(config)
-        for beta in config.sweep.betas or (config.training.beta,)
-        for seed in config.sweep.seeds
+        for beta in dict.fromkeys(config.sweep.betas or (config.training.beta,))
+        for seed in dict.fromkeys(config.sweep.seeds)
     )
-    return SweepPlan(prepared, start_model, reference, rewards, vertices, points)
+    return SweepPlan(prepared, start_model, reference, rewards, measurement, vertices, points)
 
 
 def _trial(config: SweepConfig, weights: WeightVector, beta: float, seed: int, depends_on: list[Any]) -> TrialSpec:
     primary = auto_primary(weights, primary_candidates(config, weights))
-    units = [objective.unit for objective in config.objectives]
-    key = digest_of([depends_on, weights, units, primary, beta, seed])[:8]
+    key = digest_of([depends_on, weights, _units(config), primary, beta, seed])[:8]
     mixture = "-".join(f"{name[:12]}{weight:.3g}" for name, weight in zip(config.objective_names, weights, strict=True))
     return TrialSpec(
         trial_id=f"{mixture}_b{beta:g}_s{seed}_{key}", weights=weights, primary=primary, beta=beta, seed=seed
     )
+
+
+def _units(config: SweepConfig) -> list[float]:
+    return [objective.unit for objective in config.objectives]
 
 
 def _lora(config: SweepConfig) -> dict[str, Any] | None:
@@ -103,12 +123,9 @@ def _reward_key(
 ) -> list[Any]:
     """Everything that an objective's margin rewards depend on."""
     implicit = config.implicit_reward(objective)
-    if implicit is None:
-        return [
-            objective.reward.model_dump(mode="json") if objective.reward else None,
-            objective.direction,
-            dict(inputs.functions),
-        ]
+    if isinstance(objective.reward, FunctionReward):
+        return [objective.reward.function, objective.direction, inputs.files.get(objective.reward.function, "")]
+    assert implicit is not None, "a reward is a function or implicit"
     if implicit.adapter is not None:
-        return [implicit.model_dump(mode="json"), inputs.functions.get(implicit.adapter, "")]
+        return [implicit.adapter_beta, inputs.files.get(implicit.adapter, "")]
     return [vertices[objective.name].trial_id, objective.unit, config.vertex_beta(objective)]

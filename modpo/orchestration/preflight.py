@@ -12,7 +12,7 @@ from modpo.config import SweepConfig, read_config
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
-from modpo.orchestration.inputs import resolve_demo
+from modpo.orchestration.inputs import resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.resources import plan_resources
 
@@ -42,7 +42,7 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
         setup = [*_check_storage(config), *_check_machine(config)]
         if not any(problem.code in MISSING_SOURCE_CODES for problem in problems):
             with tempfile.TemporaryDirectory(prefix="modpo-preflight-") as scratch:
-                resolved = resolve_demo(config, Path(scratch))
+                resolved = resolve_paths(config, Path(scratch))
                 data, found = read_data(resolved)
                 problems += found
                 problems += _check_model(resolved)

@@ -11,6 +11,9 @@ from modpo.errors import Problem, SetupError
 HELPER_GIB_PER_TRIAL = 1.3
 DRIVER_RESOURCE = "sweep_driver"
 
+# Of one unit of that resource: the slot's driver takes nine tenths, and leaves room for the Tune trial it works for.
+SLOT_SHARE = 0.9
+
 # On a cluster without driver nodes every driver takes a hundredth of a core, which must not push a worker out.
 RESERVED_CPUS = 0.5
 ROUNDING = 1e-9
@@ -64,7 +67,7 @@ def plan_resources(config: ResourcesConfig, nodes: tuple[NodeShape, ...], *, num
     slots = max(1, min(workers // config.num_workers, num_trials, config.max_concurrent or num_trials))
     if drivers:
         slots = max(1, min(slots, int(drivers)))
-    driver = {DRIVER_RESOURCE: 1.0} if drivers else {"CPU": 0.01}
+    driver = {DRIVER_RESOURCE: SLOT_SHARE} if drivers else {"CPU": 0.01}
     return ResourcePlan(slots, config.num_workers, worker, driver, round(slots * HELPER_GIB_PER_TRIAL, 1))
 
 

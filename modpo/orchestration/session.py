@@ -75,8 +75,12 @@ class Session:
             TrialError: with the root cause of every piece that failed.
         """
         settings = self.settings
-        with ThreadPoolExecutor(max_workers=max(1, len(works))) as pool:
+        pool = ThreadPoolExecutor(max_workers=max(1, len(works)))
+        try:
             ends = list(pool.map(lambda work: list(perform(work, settings))[-1], works))
+        finally:
+            # After an interrupt nobody waits for the others: they end when the session disconnects.
+            pool.shutdown(wait=False, cancel_futures=True)
         problems = [
             Problem(
                 code="MS-502", what=f"{work.work_id} failed", got=end["error"], remedy="mend the cause and run again"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import Event
 from modpo.orchestration.resources import ResourcePlan
 
-# A slot restarts after every lost worker; the desk counts the losses of each piece of work and gives up on it.
-MAX_SLOT_RESTARTS = 1000
+# A slot outlives a few lost workers. Then another is opened in its place; the desk counts what its work has lost.
+MAX_SLOT_RESTARTS = 5
 POLL_S = 5.0
 
 
@@ -43,6 +45,7 @@ class Slot:
         self._name, self._settings = name, settings
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        threading.Thread(target=self._end_with_desk, daemon=True).start()
 
     def ping(self) -> None:
         """Answers while the driver lives."""
@@ -50,6 +53,17 @@ class Slot:
     def wait(self) -> None:
         """Returns when the Train run has ended."""
         self._thread.join()
+
+    def _end_with_desk(self) -> None:
+        """A run that was killed cannot send its slots home: a slot that finds its desk gone ends itself."""
+        try:
+            desk = ray.get_actor(self._settings.desk, namespace=NAMESPACE)
+            while True:
+                ray.get(desk.ping.remote())
+                time.sleep(POLL_S)
+        except (ValueError, ray.exceptions.RayActorError):
+            # The Train run is this process's own and ends with it; Ray then frees its workers.
+            os._exit(0)
 
     def _run(self) -> None:
         # Imported in this process alone: Tune's trials import this module too, and need no torch in memory.
@@ -106,7 +120,7 @@ def perform(work: Work, settings: SlotSettings) -> Iterator[Event]:
         if events and events[-1]["kind"] in ("finished", "failed"):
             return
         if not events:
-            _report_if_dead(desk, ray.get(desk.slot_of.remote(work.work_id)), settings)
+            _report_dead_slots(desk, settings)
 
 
 def open_ahead(count: int, settings: SlotSettings) -> None:
@@ -146,18 +160,17 @@ def _open_if_needed(desk: Any, settings: SlotSettings, *, ahead: bool = False) -
     slot.remote(name, settings)
 
 
-def _report_if_dead(desk: Any, name: str, settings: SlotSettings) -> None:
-    """Tells the desk when a slot's driver is gone: nobody else would, and its work would wait for ever."""
-    if not name:
-        return
-    actor = _find(name, settings)
-    try:
-        if actor is not None:
-            ray.get(actor.ping.remote())
-            return
-    except ray.exceptions.RayActorError:
-        pass
-    ray.get(desk.slot_lost.remote(name, "the slot's driver died"))
+def _report_dead_slots(desk: Any, settings: SlotSettings) -> None:
+    """Tells the desk of slots whose driver is gone: nobody else would, and their work would wait for ever."""
+    for name in ray.get(desk.open_slots.remote()):
+        actor = _find(name, settings)
+        try:
+            if actor is not None:
+                ray.get(actor.ping.remote())
+                continue
+        except ray.exceptions.RayActorError:
+            pass
+        ray.get(desk.slot_lost.remote(name, "the slot's driver died"))
 
 
 def _find(name: str, settings: SlotSettings) -> Any:

@@ -50,6 +50,7 @@ class RunState:
             inputs=self.inputs,
             output=self.inputs.start_model,
             trial=trial,
+            measurement=self.plan.measurement,
         )
 
 
@@ -73,14 +74,16 @@ def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> No
 
     output = Path(getattr(state.inputs, kind))
     count = state.session.num_slots
+    # Parts of another layout would leave completions out or have them twice.
+    parts = f"of-{count}x{state.config.resources.num_workers}"
     works = [
         Work(
-            work_id=f"{output.name}-{index}-of-{count}",
+            work_id=f"{output.name}-{index}-{parts}",
             kind=kind,
             run_dir=str(state.run_dir),
             config=state.config,
             inputs=state.inputs,
-            output=str(state.run_dir / "work" / f"{output.name}-of-{count}"),
+            output=str(state.run_dir / "work" / f"{output.name}-{parts}"),
             shard=(index, count),
         )
         for index in range(count)
@@ -102,7 +105,7 @@ def missing_vertices(state: RunState) -> list[TrialSpec]:
 
 def missing_points(state: RunState) -> list[TrialSpec]:
     """Points of the sweep that are not trained and measured yet."""
-    return [trial for trial in state.plan.points if not is_finished(state.run_dir, state.config, trial)]
+    return [trial for trial in state.plan.points if not is_finished(state.run_dir, trial, state.plan.measurement)]
 
 
 def run_points(state: RunState, kind: Literal["vertex", "point"], trials: Sequence[TrialSpec]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from modpo.config.spec import TrialSpec, Work
-from modpo.ledger import is_finished, read_point
+from modpo.ledger import is_finished, read_point, update_point
 from modpo.orchestration.slots import SlotSettings, perform
 
 
@@ -35,11 +35,20 @@ def run_trial(config: dict[str, Any], *, works: Mapping[str, Work], settings: Sl
         return
     for event in perform(work, settings):
         if event["kind"] == "failed":
+            _record_failure(work, event["error"])
             raise PointFailedError(event["error"])
         if event["kind"] == "finished":
             tune.report({**described, **point_row(work)})
         elif "step" in event:
             tune.report({**described, **event, "status": "training"})
+
+
+def _record_failure(work: Work, error: str) -> None:
+    """A point that lost its workers too often had nobody left to say so."""
+    assert work.trial is not None
+    record = read_point(Path(work.run_dir), work.trial.trial_id)
+    if record is None or record.status != "failed":
+        update_point(Path(work.run_dir), work.trial, status="failed", error=error)
 
 
 def _is_done(work: Work) -> bool:
@@ -48,7 +57,7 @@ def _is_done(work: Work) -> bool:
     if work.kind == "vertex":
         record = read_point(run_dir, work.trial.trial_id)
         return record is not None and record.status in ("trained", "finished")
-    return is_finished(run_dir, work.config, work.trial)
+    return is_finished(run_dir, work.trial, work.measurement)
 
 
 def describe(work: Work) -> dict[str, Any]:

@@ -17,14 +17,15 @@ import torch.distributed as dist
 from modpo.annotate import annotate_shard
 from modpo.config.spec import Work
 from modpo.errors import ModpoError, root_cause
-from modpo.evaluation.early_stopping import early_stopping_hook
+from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
 from modpo.evaluation.evaluate import evaluate_point
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
-from modpo.orchestration.desk import CLOSED, WAIT
+from modpo.orchestration.desk import CLOSED
 from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
+from modpo.training.process_group import from_rank_zero
 from modpo.training.sft import train_sft
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,11 @@ def work_until_closed(config: dict[str, Any]) -> None:
     quiet_libraries()
     rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
     while True:
-        leased = _shared(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
+        leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
         if leased == CLOSED:
             return
-        if leased != WAIT:
-            _perform(Work.model_validate(leased), desk, rank)
+        if isinstance(leased, Work):
+            _perform(leased, desk, rank)
 
 
 def _perform(work: Work, desk: Any, rank: int) -> None:
@@ -88,13 +89,15 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
     def on_progress(progress: Progress) -> None:
         update_point(run_dir, trial, step=progress.step, num_steps=progress.num_steps, device_seconds=device_seconds())
 
-    if rank == 0:
-        update_point(run_dir, trial, status="running", error="", attempts=(before.attempts if before else 0) + 1)
-    hooks = _hooks(work, report, rank, on_progress)
-    if work.config.training.early_stopping is not None:
-        hooks.append(early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device()))
     final = final_dir(run_dir, trial)
-    if not final.exists():
+    trained = from_rank_zero(final.exists())
+    if rank == 0:
+        attempts = (before.attempts if before else 0) + (not trained)
+        update_point(run_dir, trial, status="running", error="", attempts=attempts)
+    hooks = _hooks(work, report, rank, on_progress)
+    if can_stop_early(work):
+        hooks.append(early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device()))
+    if not trained:
         train_point(work, hooks=hooks)
     if rank == 0:
         relative = str(final.relative_to(run_dir))
@@ -110,7 +113,7 @@ def _measure(work: Work, report: Report, rank: int, device_seconds: Callable[[],
     result = evaluate_point(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())
     spent = device_seconds()
     if rank == 0:
-        folder = str(evaluation_dir(run_dir, work.config, work.trial).relative_to(run_dir))
+        folder = str(evaluation_dir(run_dir, work.trial, work.measurement).relative_to(run_dir))
         update_point(run_dir, work.trial, status="finished", device_seconds=spent, evaluation=folder, result=result)
     return {"summary": result, "device_seconds": spent}
 
@@ -153,11 +156,3 @@ def _hooks(work: Work, report: Report, rank: int, on_progress: Callable[[Progres
         return False
 
     return [Hook(settings.logging_steps, log)]
-
-
-def _shared(value: Any) -> Any:
-    """Rank 0's value on every rank."""
-    holder = [value.model_dump(mode="json") if isinstance(value, Work) else value]
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(holder, src=0)
-    return holder[0]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -38,3 +41,11 @@ def barrier() -> None:
     """Waits for all ranks; nothing to wait for in a group of one."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()
+
+
+def from_rank_zero(value: T) -> T:
+    """Rank 0's value on every rank: what looks at a disk or a clock is asked of one rank alone."""
+    holder: list[T] = [value]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(holder, src=0)
+    return holder[0]

@@ -109,9 +109,10 @@ def test_a_lost_slot_gives_its_piece_back_to_the_front_of_the_queue(work: Any) -
         desk = Desk(max_slots=2, max_failures=1)
         for name in ("a", "b"):
             await desk.submit(work(name))
-        assert await leased_id(desk, "s1") == "a"
-        await desk.slot_lost("s1", "node died")
-        assert [await leased_id(desk, "s2"), await desk.slot_of("b")] == ["a", ""]
+        first = await desk.claim_slot()
+        assert first is not None and await leased_id(desk, first) == "a"
+        await desk.slot_lost(first, "node died")
+        assert [await leased_id(desk, "s2"), await leased_id(desk, "s3")] == ["a", "b"]
 
     run(story())
 
@@ -158,5 +159,21 @@ def test_a_closed_desk_sends_slots_home_and_opens_none(work: Any) -> None:
         await desk.submit(work("a"))
         await desk.close()
         assert [await leased_id(desk, "s1"), await desk.claim_slot()] == [CLOSED, None]
+
+    run(story())
+
+
+def test_slots_that_never_get_to_work_end_the_work_with_their_reason(work: Any) -> None:
+    """Otherwise a worker that cannot even import would be started again for ever, in silence."""
+
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=1)
+        await desk.submit(work("a"))
+        for _ in range(2):
+            name = await desk.claim_slot()
+            assert name is not None
+            await desk.slot_lost(name, "ModuleNotFoundError: modpo")
+        (event,) = await desk.events("a", 0, SHORT_S)
+        assert event["error"] == "no worker group could start: ModuleNotFoundError: modpo"
 
     run(story())

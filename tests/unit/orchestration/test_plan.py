@@ -9,7 +9,7 @@ import pytest
 from modpo.config.tree import SweepConfig
 from modpo.orchestration.plan import Inputs, SweepPlan, identity_digest, plan_sweep
 
-INPUTS = Inputs(data="d", model="m", functions={"rewards:short": "f"})
+INPUTS = Inputs(data="d", model="m", files={"rewards:short": "f"})
 
 
 def config(**changes: Any) -> SweepConfig:
@@ -76,8 +76,8 @@ def test_adding_points_leaves_the_old_ones_and_every_stage_as_they_are() -> None
 @pytest.mark.parametrize(
     ("inputs", "changed"),
     [
-        (Inputs("other", "m", INPUTS.functions), [True, True, True, True]),
-        (Inputs("d", "other", INPUTS.functions), [True, True, True, True]),
+        (Inputs("other", "m", INPUTS.files), [True, True, True, True]),
+        (Inputs("d", "other", INPUTS.files), [True, True, True, True]),
         (Inputs("d", "m", {"rewards:short": "edited"}), [False, False, False, True]),
     ],
     ids=["data", "model", "reward code"],
