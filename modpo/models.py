@@ -97,6 +97,11 @@ def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> Pe
     )
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass; non-reentrant, which needs no gradient at frozen embeddings."""
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained policy and the reference it started from; `reference` switches an adapter off for a block."""

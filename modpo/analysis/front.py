@@ -20,7 +20,7 @@ from modpo.core.pareto import hypervolume, nadir_minus, non_dominated_mask
 
 __all__ = ["read_manifest", "summarise_run"]
 
-STATUSES = ("finished", "failed", "running", "pending", "missing")
+STATUSES = ("finished", "trained", "failed", "running", "pending", "missing")
 NADIR_MARGIN = 0.1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def check_config(config: SweepConfig) -> list[Problem]:
     return [
         *_check_objectives(config),
         *_check_weights(config),
+        *_check_data(config),
         *_check_training(config),
         *check_disk(config),
     ]
@@ -162,10 +164,7 @@ def _check_weights(config: SweepConfig) -> Iterator[Problem]:
                 wanted=f"one of: {', '.join(names)}",
                 remedy="correct the name",
             )
-    for index, vector in enumerate(weight_vectors(config)):
-        where = f"sweep.weights.list.{index}" if weights.list is not None else "sweep.weights.lattice"
-        yield from _check_vector(config, vector, where)
-    num_trials = len(weight_vectors(config)) * len(config.sweep.betas or (1,)) * len(config.sweep.seeds)
+    num_trials = _num_trials(config)
     if num_trials > config.sweep.max_trials:
         yield Problem(
             code="MS-135",
@@ -175,6 +174,18 @@ def _check_weights(config: SweepConfig) -> Iterator[Problem]:
             wanted=f"at most {config.sweep.max_trials}",
             remedy="take fewer weights, betas or seeds, or raise sweep.max_trials",
         )
+        return
+    for index, vector in enumerate(weight_vectors(config)):
+        where = f"sweep.weights.list.{index}" if weights.list is not None else "sweep.weights.lattice"
+        yield from _check_vector(config, vector, where)
+
+
+def _num_trials(config: SweepConfig) -> int:
+    """Counted, not listed: a slip of the keyboard can ask for more than memory holds."""
+    weights, num_objectives = config.sweep.weights, len(config.objectives)
+    lattice = math.comb((weights.lattice or 1) + num_objectives - 1, num_objectives - 1)
+    num_vectors = lattice if weights.list is None else len(weights.list)
+    return num_vectors * len(config.sweep.betas or (1,)) * len(config.sweep.seeds)
 
 
 def _check_vector(config: SweepConfig, vector: WeightVector, where: str) -> Iterator[Problem]:
@@ -199,6 +210,18 @@ def _check_vector(config: SweepConfig, vector: WeightVector, where: str) -> Iter
             wanted="positive weight on an objective that has pairs, and a reward for every other weighted one"
             + ("" if config.sweep.primary == "auto" else f" (sweep.primary is {config.sweep.primary})"),
             remedy="move weight to an objective with pairs, give pairs to a weighted one, or leave this vector out",
+        )
+
+
+def _check_data(config: SweepConfig) -> Iterator[Problem]:
+    if config.data.template is not None and "{prompt}" not in config.data.template:
+        yield Problem(
+            code="MS-154",
+            what="the template has no place for the prompt",
+            where="data.template",
+            got=shown(config.data.template),
+            wanted="a text with {prompt} in it",
+            remedy="add {prompt} where the prompt belongs",
         )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from modpo.core.batch import IGNORED_LABEL
 
+CHUNK = 512
+
 
 def response_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
     """Summed log-probability of each response, (N,) float64 nats.
@@ -37,12 +39,23 @@ def sampled_kl(policy_logits_NTV: Tensor, reference_logits_NTV: Tensor, labels_N
             distributions; the same expectation as k1 by the chain rule, with a lower variance, and never negative.
     """
     targets, mask = _targets(labels_NT)
-    policy = torch.log_softmax(policy_logits_NTV[:, :-1].double(), dim=-1)
-    reference = torch.log_softmax(reference_logits_NTV[:, :-1].double(), dim=-1)
-    index = targets.unsqueeze(-1)
-    k1 = (policy.gather(-1, index) - reference.gather(-1, index)).squeeze(-1) * mask
-    exact = (policy.exp() * (policy - reference)).sum(-1) * mask
-    return k1.sum(-1), exact.sum(-1)
+    rows = mask.nonzero()[:, 0]
+    k1 = torch.zeros(len(mask), dtype=torch.float64, device=mask.device)
+    exact = torch.zeros_like(k1)
+    positions = zip(
+        torch.split(rows, CHUNK),
+        torch.split(targets[mask], CHUNK),
+        torch.split(policy_logits_NTV[:, :-1][mask], CHUNK),
+        torch.split(reference_logits_NTV[:, :-1][mask], CHUNK),
+        strict=True,
+    )
+    # In float64, but a few positions at a time: whole batches of a large vocabulary would not fit.
+    for row, target, policy_logits, reference_logits in positions:
+        policy = torch.log_softmax(policy_logits.double(), dim=-1)
+        gap = policy - torch.log_softmax(reference_logits.double(), dim=-1)
+        k1.index_add_(0, row, gap.gather(-1, target.unsqueeze(-1)).squeeze(-1))
+        exact.index_add_(0, row, (policy.exp() * gap).sum(-1))
+    return k1, exact
 
 
 def _targets(labels_NT: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,12 @@ def _load_sft(sft: SftConfig) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
                 problems += error.problems
     except InputError as error:
         problems += error.problems
+    if not texts and not problems:
+        problems.append(
+            Problem(
+                code="MS-224", what="sft.data has no rows", where=sft.data.path, remedy="give it data, or leave it out"
+            )
+        )
     return texts, problems
 
 

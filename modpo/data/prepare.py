@@ -41,15 +41,42 @@ def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model
     )
     rows = list(_pair_rows(data, encoder, held_out, config.data.max_length))
     _refuse_empty(config, rows)
-    counts = {name: loaded.counts.as_dict() for name, loaded in data.objectives.items()}
+    prompts = list(_prompt_rows(data, encoder, held_out, config.data.max_length))
+    sft_rows, sft_counts = _sft_table(config, data, encoder, held_out)
+    counts = {name: loaded.counts.as_dict() for name, loaded in data.objectives.items()} | sft_counts
     with writing(folder, {"stage": "prepared", "version": PREPARE_VERSION, "counts": counts}) as aside:
         _write_table(aside / "pairs.parquet", rows)
-        _write_table(aside / "prompts.parquet", list(_prompt_rows(data, encoder, held_out)))
-        if config.sft is not None:
-            _write_table(aside / "sft.parquet", list(_sft_rows(data, encoder, held_out, config.data.max_length)))
+        _write_table(aside / "prompts.parquet", prompts)
+        if sft_rows:
+            _write_table(aside / "sft.parquet", sft_rows)
         save_tokenizer(tokenizer, aside / "tokenizer")
         write_json(aside / "counts.json", counts)
     return counts
+
+
+def _sft_table(
+    config: SweepConfig, data: LoadedData, encoder: Encoder, held_out: set[str]
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Rows to imitate with their counts, or nothing where there is no supervised fine-tuning.
+
+    Raises:
+        InputError: there is, but no row is left for it.
+    """
+    if config.sft is None:
+        return [], {}
+    counts = {"rows": 0, "held_out": 0, "too_long": 0}
+    rows = list(_sft_rows(data, encoder, held_out, config.data.max_length, counts))
+    if not rows:
+        raise InputError(
+            Problem(
+                code="MS-225",
+                what="no text is left to fine-tune on",
+                where="sft.data",
+                got=", ".join(f"{count} {kind}" for kind, count in counts.items()),
+                remedy="raise data.max_length, or give texts of prompts that are not held out",
+            )
+        )
+    return rows, {"sft": counts}
 
 
 def _pair_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
@@ -74,20 +101,30 @@ def _pair_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_lengt
             }
 
 
-def _prompt_rows(data: LoadedData, encoder: Encoder, held_out: set[str]) -> Iterator[dict[str, Any]]:
+def _prompt_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
+    """Held-out prompts that leave room for a response, in an order that does not follow the data's."""
     prompts = {prompt_key(pair.prompt): pair.prompt for pair in data.pairs}
     for key in sorted(held_out, key=lambda key: hashlib.sha256(key.encode()).hexdigest()):
-        prompt = prompts[key]
-        yield {"prompt": json.dumps(prompt, ensure_ascii=False), "prompt_ids": encoder.prompt_ids(prompt)}
+        prompt_ids = encoder.prompt_ids(prompts[key])
+        if len(prompt_ids) < max_length:
+            yield {"prompt": json.dumps(prompts[key], ensure_ascii=False), "prompt_ids": prompt_ids}
 
 
-def _sft_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
+def _sft_rows(
+    data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int, counts: dict[str, int]
+) -> Iterator[dict[str, Any]]:
     """Texts to imitate: the declared ones, or every distinct chosen response, of training prompts."""
     texts = data.sft or list(dict.fromkeys((pair.prompt, pair.chosen) for pair in data.pairs))
     for prompt, response in texts:
+        counts["rows"] += 1
+        if prompt_key(prompt) in held_out:
+            counts["held_out"] += 1
+            continue
         prompt_ids, response_ids = encoder.response(prompt, response)
-        if prompt_key(prompt) not in held_out and len(prompt_ids) + len(response_ids) <= max_length:
-            yield {"prompt_ids": prompt_ids, "response_ids": response_ids}
+        if len(prompt_ids) + len(response_ids) > max_length:
+            counts["too_long"] += 1
+            continue
+        yield {"prompt_ids": prompt_ids, "response_ids": response_ids}
 
 
 def _refuse_empty(config: SweepConfig, rows: list[dict[str, Any]]) -> None:

@@ -28,14 +28,22 @@ def read_rows(source: SourceConfig) -> Iterator[Row | Problem]:
         InputError: the source as a whole cannot be opened.
     """
     path = Path(source.path)
-    if path.is_file() and path.suffix == ".jsonl":
-        yield from _read_jsonl(path)
-    elif path.is_file() and path.suffix == ".json":
-        yield from _read_json(path)
-    elif path.is_file():
-        yield from _read_parquet(path)
-    else:
+    if not path.is_file():
         yield from _read_datasets(source)
+        return
+    read = {".jsonl": _read_jsonl, ".json": _read_json}.get(path.suffix, _read_parquet)
+    try:
+        yield from read(path)
+    except OSError as error:
+        raise InputError(
+            Problem(
+                code="MS-200",
+                what="the data file cannot be read",
+                where=source.path,
+                got=error.strerror or str(error),
+                remedy="check its permissions",
+            )
+        ) from error
 
 
 def lookup(row: Row, dotted: str) -> Any:

@@ -132,7 +132,7 @@ def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
                 what=f"{' and '.join(bad)} not finite at step {step}",
                 where=f"rows {rows[:8]} of the training split",
                 wanted="finite numbers",
-                remedy="lower training.learning_rate, raise training.beta or the weight of the primary objective",
+                remedy="lower training.learning_rate, or raise the weight of the primary objective",
             )
         )
 

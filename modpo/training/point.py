@@ -14,7 +14,7 @@ from modpo.core.losses import LossSettings
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InternalError, Problem
 from modpo.ledger import final_dir, point_dir
-from modpo.models import attach_adapter, load_model, pair_logps, save_trained
+from modpo.models import attach_adapter, checkpoint_activations, load_model, pair_logps, save_trained
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
@@ -84,8 +84,7 @@ def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEn
     if config.model.lora is not None:
         policy = attach_adapter(model, config.model.lora, seed=seed)
     if config.training.gradient_checkpointing:
-        # The non-reentrant form needs no gradient at the input embeddings of a frozen base.
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     torch.manual_seed(seed)
     return DeepSpeedEngine(policy, config.training)
 

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from modpo.artifacts import writing
 from modpo.config.spec import Work
+from modpo.config.tree import SweepConfig
 from modpo.data.prepared import read_sft
 from modpo.data.tokenize import load_tokenizer, save_tokenizer
-from modpo.models import attach_adapter, load_model, save_trained
+from modpo.models import attach_adapter, checkpoint_activations, load_model, save_trained
 from modpo.training.batches import text_batch
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, sft_micro_batch
+
+Parameters = dict[str, torch.Tensor]
 
 
 def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
@@ -30,6 +32,8 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     assert config.sft is not None, "sft work needs an sft section"
     model = load_model(config.model)
     policy = model if config.sft.lora is None else attach_adapter(model, config.sft.lora, seed=config.seed)
+    if config.sft.gradient_checkpointing:
+        checkpoint_activations(model)
     tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     texts = read_sft(Path(work.inputs.prepared))
     torch.manual_seed(config.seed)
@@ -55,7 +59,7 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
         parameters = engine.parameters()
         if engine.rank == 0 and not output.exists():
             with writing(output, {"stage": "start_model", "step": steps}) as aside:
-                _save_start_model(engine.module, aside, parameters)
+                _save_start_model(config, engine.module, aside, parameters)
                 save_tokenizer(tokenizer, aside)
         barrier()
     finally:
@@ -63,12 +67,15 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     return steps
 
 
-def _save_start_model(module: torch.nn.Module, folder: Path, parameters: dict[str, torch.Tensor]) -> None:
+def _save_start_model(config: SweepConfig, module: torch.nn.Module, folder: Path, parameters: Parameters) -> None:
     """A full model either way: an adapter is merged, so that trials put theirs on a plain base."""
-    if isinstance(module, PeftModel):
-        for name, parameter in module.named_parameters():
-            if name in parameters:
-                parameter.data.copy_(parameters[name])
-        module.merge_and_unload().save_pretrained(folder)
-    else:
+    assert config.sft is not None
+    if config.sft.lora is None:
         save_trained(module, folder, parameters)
+        return
+    # On a fresh model: under ZeRO 3 the trained one has its weights spread over the ranks.
+    policy = attach_adapter(load_model(config.model), config.sft.lora, seed=config.seed)
+    for name, parameter in policy.named_parameters():
+        if name in parameters:
+            parameter.data.copy_(parameters[name])
+    policy.merge_and_unload().save_pretrained(folder)

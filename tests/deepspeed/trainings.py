@@ -76,7 +76,8 @@ def sweep_config(
             "max_steps": 60,
         },
         training={
-            "learning_rate": 2e-3,
+            # At 2e-3 all weights together are on the edge of divergence, where float32 rounding grows to 1e-5 by itself.
+            "learning_rate": 1e-3,
             "per_device_train_batch_size": GLOBAL_BATCH_SIZE,
             "max_steps": 20,
             "beta": BETA,

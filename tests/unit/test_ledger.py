@@ -76,40 +76,18 @@ def test_a_record_of_unknown_shape_is_refused(tmp_path: Path) -> None:
         read_point(tmp_path, "vivid0.5")
 
 
-class TestEvaluation:
-    def test_folder_changes_with_what_changes_a_measurement_and_nothing_else(self, tmp_path: Path) -> None:
-        def folder(**sections: Any) -> Path:
-            return evaluation_dir(tmp_path, parse_config(raw_sweep(**sections)), trial())
-
-        other_reward = raw_sweep()["objectives"]
-        other_reward[0]["reward"]["function"] = "elsewhere:vivid"
-        other_unit = raw_sweep()["objectives"]
-        other_unit[0]["unit"] = 2.0
-        measured = {
-            "plain": folder(),
-            "samples": folder(evaluation={"samples_per_prompt": 8}),
-            "seed": folder(seed=1),
-            "reward": folder(objectives=other_reward),
-            "unit": folder(objectives=other_unit),
-        }
-        assert len(set(measured.values())) == len(measured)
-        other_pairs = raw_sweep()["objectives"]
-        other_pairs[0]["pairs"]["path"] = "elsewhere.jsonl"
-        for same in ({"training": {"beta": 1}}, {"resources": {"num_workers": 2}}, {"objectives": other_pairs}):
-            assert folder(**same) == measured["plain"]
-
-    def test_finished_means_measured_under_these_settings(self, tmp_path: Path, config: SweepConfig) -> None:
-        folder = evaluation_dir(tmp_path, config, trial())
-        name = str(folder.relative_to(tmp_path))
-        assert not is_finished(tmp_path, config, trial())
-        update_point(tmp_path, trial(), status="finished", evaluation=name)
-        assert not is_finished(tmp_path, config, trial()), "the record says so, but the evaluation is not there"
-        with writing(folder, {}):
-            pass
-        assert is_finished(tmp_path, config, trial())
-        assert not is_finished(tmp_path, parse_config(raw_sweep(seed=1)), trial())
-        update_point(tmp_path, trial(), status="running")
-        assert not is_finished(tmp_path, config, trial())
+def test_finished_means_measured_under_this_digest(tmp_path: Path) -> None:
+    folder = evaluation_dir(tmp_path, trial(), "digest")
+    name = str(folder.relative_to(tmp_path))
+    assert not is_finished(tmp_path, trial(), "digest")
+    update_point(tmp_path, trial(), status="finished", evaluation=name)
+    assert not is_finished(tmp_path, trial(), "digest"), "the record says so, but the evaluation is not there"
+    with writing(folder, {}):
+        pass
+    assert is_finished(tmp_path, trial(), "digest")
+    assert not is_finished(tmp_path, trial(), "other")
+    update_point(tmp_path, trial(), status="running")
+    assert not is_finished(tmp_path, trial(), "digest")
 
 
 def test_a_vertex_is_all_weight_on_the_primary() -> None:

@@ -180,6 +180,7 @@ def test_points_without_a_result_are_listed_with_status_and_cause(tmp_path: Path
     assert summary["counts"] == {
         "points": 7,
         "finished": 4,
+        "trained": 0,
         "failed": 1,
         "running": 1,
         "pending": 0,

@@ -64,8 +64,8 @@ class TestFiles:
 
 class TestLanguage:
     def test_answers_are_the_product_of_the_slots(self) -> None:
-        """5 adjectives, 4 verbs, 3 manners and 3 places: 180 distinct answers to each of 8 x 8 prompts."""
-        assert len(set(prompts())) == 64
+        """5 adjectives, 4 verbs, 3 manners and 3 places: 180 distinct answers to each of 16 x 8 prompts."""
+        assert len(set(prompts())) == 128
         assert {len(set(answers(prompt))) for prompt in prompts()} == {180}
 
     def test_answers_are_well_formed(self) -> None:

@@ -78,12 +78,21 @@ def test_held_out_prompts_are_ready_to_generate_from(prepared: Path) -> None:
     assert read_held_out(prepared, limit=1) == prompts[:1]
 
 
-def test_texts_to_imitate_are_the_distinct_chosen_responses_of_training_prompts(prepared: Path) -> None:
-    train = read_pairs(prepared, split="train")
+def test_texts_to_imitate_are_the_distinct_chosen_responses_of_training_prompts(
+    demo_world: Path, tmp_path: Path
+) -> None:
+    """Every row is there twice: two pairs, one text."""
+    for name in ("vivid", "brief"):
+        (tmp_path / f"{name}.jsonl").write_text((demo_world / f"{name}.jsonl").read_text() * 2)
+    (tmp_path / "model").symlink_to(demo_world / "model")
+    counts = prepare(tmp_path / "twice", tmp_path, world_sweep(tmp_path, sft={}))
+    train = read_pairs(tmp_path / "twice", split="train")
     expected = {(pair.prompt_ids, pair.chosen_ids) for pair in train}
-    texts = [(text.prompt_ids, text.response_ids) for text in read_sft(prepared)]
+    texts = [(text.prompt_ids, text.response_ids) for text in read_sft(tmp_path / "twice")]
     assert set(texts) == expected
-    assert len(texts) == len(expected) < len(train)
+    assert len(texts) == len(expected) <= len(train) / 2
+    assert counts["sft"]["rows"] == len(texts) + counts["sft"]["held_out"]
+    assert counts["sft"]["too_long"] == 0
 
 
 def test_split_does_not_depend_on_the_order_of_the_rows(prepared: Path, demo_world: Path, tmp_path: Path) -> None:
@@ -105,7 +114,8 @@ def test_long_pairs_are_dropped_and_counted(prepared: Path, demo_world: Path, tm
     assert 0 < num_long < len(lengths)
     counts = prepare(tmp_path / "short", demo_world, world_sweep(demo_world, data={"max_length": limit}, sft={}))
     kept = read_pairs(tmp_path / "short")
-    assert sum(count["too_long"] for count in counts.values()) == num_long == len(lengths) - len(kept)
+    too_long = [counts[name]["too_long"] for name in ("vivid", "brief")]
+    assert sum(too_long) == num_long == len(lengths) - len(kept)
     assert all(len(text.prompt_ids) + len(text.response_ids) <= limit for text in read_sft(tmp_path / "short"))
 
 

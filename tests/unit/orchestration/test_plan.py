@@ -116,3 +116,31 @@ def test_every_setting_that_changes_training_changes_every_trial_and_the_runs_id
 def test_workers_trackers_and_measurement_are_no_part_of_the_identity() -> None:
     changed = config(resources={"num_workers": 2}, trackers={"wandb": {}}, evaluation={"num_prompts": 3})
     assert identity_digest(changed) == identity_digest(config())
+
+
+OTHER_CODE = Inputs("d", "m", {"rewards:short": "edited"})
+
+
+@pytest.mark.parametrize(
+    ("after", "inputs"),
+    [
+        (config(evaluation={"samples_per_prompt": 8}), INPUTS),
+        (config(seed=1), INPUTS),
+        (config(), OTHER_CODE),
+        (config(evaluation={"enumerate": "rewards:all"}), Inputs("d", "m", {**INPUTS.files, "rewards:all": "x"})),
+    ],
+    ids=["samples", "seed", "reward code", "enumerated space"],
+)
+def test_whatever_changes_a_measurement_measures_again(after: SweepConfig, inputs: Inputs) -> None:
+    assert plan_sweep(after, inputs).measurement != plan_sweep(config(), INPUTS).measurement
+
+
+def test_more_points_or_slots_do_not_measure_again() -> None:
+    after = config(sweep={"weights": {"lattice": 8}}, resources={"max_concurrent": 1})
+    assert plan_sweep(after, INPUTS).measurement == plan_sweep(config(), INPUTS).measurement
+
+
+def test_the_number_of_workers_is_part_of_a_trial() -> None:
+    """The batch of one device is given: more workers train on larger batches."""
+    one, two = (plan_sweep(config(resources={"num_workers": count}), INPUTS) for count in (1, 2))
+    assert not {trial.trial_id for trial in one.trials} & {trial.trial_id for trial in two.trials}
