@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modpo.artifacts import is_complete, read_json, write_json
+from modpo.config.frozen import Frozen
 from modpo.config.spec import TrialSpec
-from modpo.config.tree import Frozen
 
 Status = Literal["pending", "running", "trained", "finished", "failed"]
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpo.config.tree import FunctionReward, SourceConfig, SweepConfig
+from modpo.config.objectives import FunctionReward, SourceConfig
+from modpo.config.tree import SweepConfig
 from modpo.errors import Problem, shown
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from modpo.config.tree import Frozen, SweepConfig
+from modpo.config.frozen import Frozen
+from modpo.config.tree import SweepConfig
 
 
 class TrialSpec(Frozen):

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from modpo.config.tree import SftConfig, SweepConfig
-from modpo.data.pairs import LoadedPairs, PreferencePair, Prompt, load_pairs, prompt_key, read_prompt, read_response
+from modpo.data.pairs import (
+    UNUSABLE,
+    LoadedPairs,
+    PreferencePair,
+    Prompt,
+    load_pairs,
+    prompt_key,
+    read_prompt,
+    read_response,
+)
 from modpo.data.sources import read_rows
 from modpo.errors import InputError, Problem
 
@@ -41,11 +50,14 @@ def load_data(config: SweepConfig) -> LoadedData:
 
 def read_data(config: SweepConfig) -> tuple[LoadedData, list[Problem]]:
     """All data that can be read, and every problem of the rest."""
-    objectives = {o.name: load_pairs(o, seed=config.seed) for o in config.objectives if o.pairs is not None}
+    drop = config.data.unusable_rows == "drop"
+    objectives = {
+        o.name: load_pairs(o, seed=config.seed, drop_unusable=drop) for o in config.objectives if o.pairs is not None
+    }
     problems = [problem for loaded in objectives.values() for problem in loaded.problems]
     sft: list[tuple[Prompt, str]] = []
     if config.sft is not None:
-        sft, found = _load_sft(config.sft)
+        sft, found = _load_sft(config.sft, drop_unusable=drop)
         problems += found
     problems += _check_enough(objectives) if not problems else []
     return LoadedData(objectives, sft), problems
@@ -67,7 +79,7 @@ def held_out_prompts(prompts: Iterable[str], *, fraction: float, seed: int) -> s
     return set(ranked[: max(1, math.ceil(fraction * len(ranked)))])
 
 
-def _load_sft(sft: SftConfig) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
+def _load_sft(sft: SftConfig, *, drop_unusable: bool) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
     texts: list[tuple[Prompt, str]] = []
     problems: list[Problem] = []
     if sft.data is None:
@@ -80,7 +92,8 @@ def _load_sft(sft: SftConfig) -> tuple[list[tuple[Prompt, str]], list[Problem]]:
             try:
                 texts.append((read_prompt(item, sft.data.prompt), read_response(item, sft.data.response)))
             except InputError as error:
-                problems += error.problems
+                if not (drop_unusable and {problem.code for problem in error.problems} <= UNUSABLE):
+                    problems += error.problems
     except InputError as error:
         problems += error.problems
     if not texts and not problems:

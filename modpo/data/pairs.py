@@ -8,13 +8,16 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modpo.config.tree import ObjectiveConfig, ScoredColumns
+from modpo.config.objectives import ObjectiveConfig, ScoredColumns
 from modpo.data.sources import Row, lookup, read_rows
 from modpo.errors import InputError, Problem, shown
+
+# Rows that say nothing, as against rows that say something else than we can read.
+UNUSABLE = frozenset({"MS-207", "MS-208"})
 
 Message = dict[str, str]
 Prompt = str | tuple[tuple[str, str], ...]
@@ -47,6 +50,7 @@ class PairCounts:
     ties: int = 0
     duplicates: int = 0
     too_long: int = 0
+    unusable: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return dict(vars(self))
@@ -59,16 +63,25 @@ class LoadedPairs:
     pairs: list[PreferencePair] = field(default_factory=list)
     counts: PairCounts = field(default_factory=PairCounts)
     problems: list[Problem] = field(default_factory=list)
+    drop_unusable: bool = False
+
+    def reject(self, problems: Sequence[Problem]) -> None:
+        """A row that cannot be used: a problem, or counted where rows without content may be dropped."""
+        if self.drop_unusable and {problem.code for problem in problems} <= UNUSABLE:
+            self.counts.unusable += 1
+        else:
+            self.problems += problems
 
 
-def load_pairs(objective: ObjectiveConfig, *, seed: int) -> LoadedPairs:
+def load_pairs(objective: ObjectiveConfig, *, seed: int, drop_unusable: bool = False) -> LoadedPairs:
     """Reads an objective's source to the end; problems are collected, not raised, so that all can be shown.
 
     Args:
         seed: draws the pairs kept where `scored.max_pairs_per_prompt` limits them.
+        drop_unusable: leave out and count rows with an empty text or two equal responses.
     """
     assert objective.pairs is not None, f"objective {objective.name} has no pairs"
-    loaded, rows = LoadedPairs(), []
+    loaded, rows = LoadedPairs(drop_unusable=drop_unusable), []
     try:
         for item in read_rows(objective.pairs):
             loaded.counts.rows += 1
@@ -160,8 +173,9 @@ def _given_pairs(rows: Iterable[Row], objective: ObjectiveConfig, loaded: Loaded
                     remedy="remove the row: it carries no preference",
                 )
             )
-        loaded.problems += problems
-        if not problems:
+        if problems:
+            loaded.reject(problems)
+        else:
             yield values[0], values[1], values[2], row.where
 
 
@@ -175,7 +189,7 @@ def _formed_pairs(
             prompt, response = read_prompt(row, scored.prompt), read_response(row, scored.response)
             score = sign * _number(lookup(row, scored.score), row, scored.score)
         except InputError as error:
-            loaded.problems += error.problems
+            loaded.reject(error.problems)
             continue
         by_prompt[prompt_key(prompt)].append((prompt, response, score, row.where))
     for key in sorted(by_prompt):

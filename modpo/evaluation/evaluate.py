@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 
 from modpo.artifacts import read_json, write_json, writing
+from modpo.config.objectives import FunctionReward
 from modpo.config.spec import Work
-from modpo.config.tree import FunctionReward, SweepConfig
+from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
 from modpo.data.prepared import read_held_out
 from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows

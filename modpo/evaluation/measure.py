@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modpo.annotate import pair_completions
+from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
-from modpo.config.tree import ObjectiveConfig
 from modpo.core.exact import compare_with_exact
 from modpo.core.logps import response_logps, sampled_kl
 from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs

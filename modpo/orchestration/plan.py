@@ -12,8 +12,9 @@ from typing import Any
 
 from modpo.artifacts import digest_of
 from modpo.config.checks import primary_candidates, weight_vectors
+from modpo.config.objectives import FunctionReward, ObjectiveConfig
 from modpo.config.spec import TrialSpec
-from modpo.config.tree import FunctionReward, ObjectiveConfig, SweepConfig
+from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex
 
 PLAN_VERSION = 1

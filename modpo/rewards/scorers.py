@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from modpo.config.objectives import FunctionReward, ObjectiveConfig
 from modpo.config.spec import StageInputs
-from modpo.config.tree import FunctionReward, ModelConfig, ObjectiveConfig, SweepConfig
+from modpo.config.tree import ModelConfig, SweepConfig
 from modpo.errors import InputError, Problem
 from modpo.models import completion_logps, trained_model
 from modpo.rewards.base import Completion, RewardScorer, finite

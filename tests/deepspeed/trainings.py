@@ -76,7 +76,7 @@ def sweep_config(
             "max_steps": 60,
         },
         training={
-            # At 2e-3 all weights together are on the edge of divergence, where float32 rounding grows to 1e-5 by itself.
+            # At 2e-3, full training is on the edge of divergence, where float32 rounding alone grows to 1e-5.
             "learning_rate": 1e-3,
             "per_device_train_batch_size": GLOBAL_BATCH_SIZE,
             "max_steps": 20,

@@ -132,7 +132,7 @@ class TestRefusals:
         lines(tmp_path, "brief", rows)
         (problem,) = refusal(parse_config(scored))
         assert (problem.code, problem.what) == ("MS-221", "objective 'brief' has no pairs left")
-        assert problem.got == "2 rows, 0 pairs, 1 ties, 0 duplicates, 0 too_long"
+        assert problem.got == "2 rows, 0 pairs, 1 ties, 0 duplicates, 0 too_long, 0 unusable"
 
     def test_one_prompt_cannot_be_held_out_and_trained_on(self, tmp_path: Path) -> None:
         (problem,) = refusal(sweep(tmp_path, [pair("p")], [pair("p", "c", "d")]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modpo.config.tree import ObjectiveConfig, PairColumns, PairsConfig, ScoredColumns
+from modpo.config.objectives import ObjectiveConfig, PairColumns, PairsConfig, ScoredColumns
 from modpo.data.pairs import LoadedPairs, load_pairs, prompt_key, read_prompt
 from modpo.data.sources import Row
 from modpo.errors import InputError
@@ -53,7 +53,14 @@ class TestGivenPairs:
             ("helpful", "q", "c", "d"),
         ]
         assert [pair.where.rsplit(":", 1)[1] for pair in loaded.pairs] == ["1", "2"]
-        assert loaded.counts.as_dict() == {"rows": 2, "pairs": 2, "ties": 0, "duplicates": 0, "too_long": 0}
+        assert loaded.counts.as_dict() == {
+            "rows": 2,
+            "pairs": 2,
+            "ties": 0,
+            "duplicates": 0,
+            "too_long": 0,
+            "unusable": 0,
+        }
 
     def test_columns_may_have_other_names_and_be_nested(self, tmp_path: Path) -> None:
         columns = PairColumns(prompt="x.question", chosen="better", rejected="worse")
@@ -228,3 +235,20 @@ def test_messages_are_read_as_role_and_content() -> None:
     assert read_prompt(Row("f:1", {"prompt": [USER]}), "prompt") == (("user", "Hi"),)
     with pytest.raises(InputError, match="MS-209"):
         read_prompt(Row("f:1", {"prompt": [{"role": "user"}]}), "prompt")
+
+
+def test_rows_that_say_nothing_are_dropped_and_counted_where_that_is_asked_for(tmp_path: Path) -> None:
+    """One empty response, one pair of equal ones, one good row; a row of another shape is still a problem."""
+    rows = [
+        {"prompt": "a", "chosen": " ", "rejected": "c"},
+        {"prompt": "a", "chosen": "c", "rejected": "c"},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "chosen": 7, "rejected": "c"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    objective = ObjectiveConfig.model_validate({"name": "a", "pairs": {"path": str(path)}})
+    loaded = load_pairs(objective, seed=0, drop_unusable=True)
+    assert (loaded.counts.rows, loaded.counts.pairs, loaded.counts.unusable) == (4, 1, 2)
+    assert [problem.code for problem in loaded.problems] == ["MS-209"]
+    assert [problem.code for problem in load_pairs(objective, seed=0).problems] == ["MS-208", "MS-207", "MS-209"]
