@@ -92,8 +92,11 @@ class Session:
             raise TrialError(problems)
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """What the desk knows of every piece of work; empty before the session has connected."""
+        """What the desk knows of every piece of work; empty before the session has connected and when it ends."""
         if self._desk is None:
             return []
-        pieces: list[dict[str, Any]] = ray.get(self._desk.snapshot.remote())
+        try:
+            pieces: list[dict[str, Any]] = ray.get(self._desk.snapshot.remote())
+        except ray.exceptions.RayError:
+            return []
         return pieces
