@@ -91,7 +91,9 @@ def _wait_for_jobs_api(address: str, token: str) -> None:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 if answer.status == 200:
                     return
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as refused:
+            refused.close()
+        except OSError:
             pass
         assert time.monotonic() < deadline, "the head node's Jobs API never came up"
         time.sleep(0.5)
@@ -121,3 +123,4 @@ def test_the_jobs_api_is_closed_to_strangers(head: Head) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=10)
     assert refused.value.code == 401
+    refused.value.close()
