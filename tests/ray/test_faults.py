@@ -6,6 +6,7 @@ Every test disturbs a real run on a private Ray cluster and compares it with the
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,28 +124,23 @@ def test_a_point_that_cannot_train_fails_alone_with_its_root_cause(
     assert (run / "report" / "index.html").is_file()
 
 
-def test_two_workers_a_trial_train_the_same_point(
+def test_a_trial_of_two_workers_trains_and_measures_its_points(
     undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path
 ) -> None:
-    """Two ranks with half the batch each are the same training: their first global batch agrees to float32 rounding.
-
-    The start model was fine-tuned by two ranks as well, so its rounding is in the comparison.
-    """
-    raw, finished = undisturbed
-    raw = {**raw, "name": "halves", "resources": {"num_workers": 2, "cpus_per_worker": 0.5, "max_concurrent": 1}}
-    # The batch of one device is part of the run's identity: a run of its own.
+    """The first step of a vertex is taken at the reference: over both ranks its loss is log 2, its margin 0."""
+    raw = {**undisturbed[0], "name": "two", "resources": {"num_workers": 2, "cpus_per_worker": 0.5}}
     raw["training"] = {**raw["training"], "per_device_train_batch_size": 4, "max_steps": 20}
-    raw["sft"] = {**raw["sft"], "per_device_train_batch_size": 4}
     config = tmp_path / "sweep.yaml"
     config.write_text(yaml.safe_dump(raw), encoding="utf-8")
     status, output = start(tmp_path, config).wait()
     assert status == 0, output
-    halves, whole = first_logps(tmp_path / "runs" / "halves"), first_logps(finished)
-    assert halves == pytest.approx(whole, rel=1e-4)
-
-
-def first_logps(run: Path) -> float:
-    """Mean log-probability of the chosen responses in the vivid vertex's first global batch, over all ranks."""
-    (path,) = run.glob("points/vivid1-*/metrics.jsonl")
-    row = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    return float(row["logps/chosen"])
+    run = tmp_path / "runs" / "two"
+    for trial_id in vertices(run):
+        rows = (run / "points" / trial_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        first, last = json.loads(rows[0]), json.loads(rows[-1])
+        assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+        assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+        assert last["step"] == 20 and last["loss"] < first["loss"]
+    records = [record(run, path.name) for path in (run / "points").iterdir()]
+    assert [found["status"] for found in records] == ["finished"] * 3
+    assert {found["result"]["num_samples"] for found in records} == {24}
