@@ -25,7 +25,7 @@ from modpo.orchestration.desk import CLOSED
 from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
-from modpo.training.process_group import from_rank_zero
+from modpo.training.process_group import barrier, from_rank_zero
 from modpo.training.sft import train_sft
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
             # The other ranks may wait in a collective: only a new group of workers is clean.
             raise
     else:
+        # Finished means finished on every rank: each writes its own part of an annotation.
+        barrier()
         if rank == 0:
             ray.get(desk.finish.remote(work.work_id, result))
 
