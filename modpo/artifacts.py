@@ -29,7 +29,7 @@ def digest_of(value: Any) -> str:
 
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
@@ -122,13 +122,6 @@ def check_coverage(kind: str, *, wanted: list[str], present: set[str]) -> None:
                 remedy="this is a fault of modpo: please report it with the run's log",
             )
         )
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

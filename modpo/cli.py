@@ -52,8 +52,8 @@ def plan(config: ConfigPath, overrides: Overrides = None) -> None:
     from modpo.orchestration.preflight import preflight
     from modpo.tables import print_overview
 
-    checked = preflight(config, overrides=overrides or ()).config
-    print_overview(console, checked, overview(checked))
+    checked = preflight(config, overrides=overrides or ())
+    print_overview(console, checked.config, overview(checked.config, checked.data))
 
 
 @app.command()
@@ -64,9 +64,9 @@ def run(config: ConfigPath, overrides: Overrides = None) -> None:
     from modpo.orchestration.preflight import preflight
     from modpo.tables import print_summary
 
-    checked = preflight(config, overrides=overrides or ()).config
-    summary = run_pipeline(checked, ConsoleWatcher(console, checked.objective_names))
-    print_summary(console, summary, run_path(checked))
+    found = preflight(config, overrides=overrides or ())
+    summary = run_pipeline(found.config, ConsoleWatcher(console, found.config.objective_names), found.data)
+    print_summary(console, summary, run_path(found.config))
 
 
 @app.command()

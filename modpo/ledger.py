@@ -56,6 +56,12 @@ def evaluation_dir(run_dir: Path, trial: TrialSpec, measurement: str) -> Path:
     return point_dir(run_dir, trial.trial_id) / f"evaluation-{measurement}"
 
 
+def is_trained(run_dir: Path, trial: TrialSpec) -> bool:
+    """Whether a point has its final weights, measured or not."""
+    record = read_point(run_dir, trial.trial_id)
+    return record is not None and record.status in ("trained", "finished")
+
+
 def is_finished(run_dir: Path, trial: TrialSpec, measurement: str) -> bool:
     """Whether a point is trained, and measured under this digest."""
     record, folder = read_point(run_dir, trial.trial_id), evaluation_dir(run_dir, trial, measurement)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,8 +270,3 @@ def _remove(tree: dict[str, Any], keys: Sequence[str | int]) -> None:
         node = _child(node, str(part))
     if isinstance(node, dict) and keys:
         node.pop(keys[-1], None)
-
-
-def canonical_json(value: Any) -> str:
-    """One text for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

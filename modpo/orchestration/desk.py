@@ -190,7 +190,7 @@ class Desk:
 
         try:
             await asyncio.wait_for(wait(), timeout_s)
-        except asyncio.TimeoutError:  # noqa: UP041  # its own class before Python 3.11
+        except TimeoutError:
             return False
         return True
 

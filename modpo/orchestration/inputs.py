@@ -39,13 +39,13 @@ def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
     return SweepConfig.model_validate(raw)
 
 
-def load_inputs(config: SweepConfig) -> tuple[LoadedData, Inputs]:
-    """Reads all data and digests everything that the config refers to.
+def load_inputs(config: SweepConfig, data: LoadedData | None = None) -> tuple[LoadedData, Inputs]:
+    """Reads all data, unless it has been read, and digests everything that the config refers to.
 
     Raises:
         InputError: all bad rows of all sources together.
     """
-    data = load_data(config)
+    data = data or load_data(config)
     return data, Inputs(data=data_digest(data), model=_model_digest(config), files=_file_digests(config))
 
 

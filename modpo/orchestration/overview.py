@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modpo.config.tree import SweepConfig
+from modpo.data.loading import LoadedData
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.plan import SweepPlan, plan_sweep
@@ -33,7 +34,7 @@ class Overview:
     rounds: int
 
 
-def overview(config: SweepConfig) -> Overview:
+def overview(config: SweepConfig, data: LoadedData | None = None) -> Overview:
     """Plans a checked config against this machine, or the cluster that RAY_ADDRESS names; starts nothing.
 
     Raises:
@@ -42,7 +43,7 @@ def overview(config: SweepConfig) -> Overview:
     """
     with TemporaryDirectory(prefix="modpo-plan-") as scratch:
         resolved = resolve_paths(config, Path(scratch))
-        data, inputs = load_inputs(resolved)
+        data, inputs = load_inputs(resolved, data)
     plan = plan_sweep(resolved, inputs)
     pairs = {name: len(loaded.pairs) for name, loaded in data.objectives.items()}
     resources = plan_resources(config.resources, _nodes(), num_trials=len(plan.trials))

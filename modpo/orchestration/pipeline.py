@@ -46,8 +46,11 @@ class Stage:
     run: Callable[[], object]
 
 
-def run_pipeline(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
+def run_pipeline(config: SweepConfig, watcher: Watcher, read: LoadedData | None = None) -> dict[str, Any]:
     """Runs what is missing of a checked sweep and returns the report's summary.
+
+    Args:
+        read: the sweep's data, where a preflight has read it already.
 
     Raises:
         InputError: of the data; before anything is started.
@@ -55,7 +58,7 @@ def run_pipeline(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
         SetupError: the cluster lacks what the config asks for.
         TrialError: trials failed; all others are finished and the report is written.
     """
-    with _opened(config, watcher) as (state, data):
+    with _opened(config, watcher, read) as (state, data):
         earlier = read_stages(state.run_dir)
         timings = {stage.name: _run_stage(stage, watcher, earlier) for stage in _stages(state, data)}
     return _report(state, timings, watcher)
@@ -76,12 +79,14 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(config: SweepConfig, watcher: Watcher) -> Iterator[tuple[RunState, LoadedData]]:
+def _opened(
+    config: SweepConfig, watcher: Watcher, read: LoadedData | None = None
+) -> Iterator[tuple[RunState, LoadedData]]:
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
     run_dir = run_path(config)
     with hold(run_dir, config):
         resolved = resolve_paths(config, run_dir)
-        data, inputs = load_inputs(resolved)
+        data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
         _write_manifest(run_dir, config, [trial.trial_id for trial in plan.points])
         with Session(resolved, run_dir, num_trials=len(plan.trials)) as session, watcher.watching(session.snapshot):

@@ -11,7 +11,7 @@ from typing import Literal
 from modpo.artifacts import is_complete, stage_path
 from modpo.config.spec import StageInputs, TrialSpec, Work
 from modpo.config.tree import SweepConfig
-from modpo.ledger import final_dir, is_finished, read_point
+from modpo.ledger import final_dir, is_finished, is_trained
 from modpo.orchestration.plan import SweepPlan
 from modpo.orchestration.session import Session
 
@@ -95,12 +95,7 @@ def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> No
 
 def missing_vertices(state: RunState) -> list[TrialSpec]:
     """Vertices that are not trained yet."""
-    records = {t.trial_id: read_point(state.run_dir, t.trial_id) for t in state.plan.vertices.values()}
-    return [
-        trial
-        for trial in state.plan.vertices.values()
-        if (record := records[trial.trial_id]) is None or record.status not in ("trained", "finished")
-    ]
+    return [trial for trial in state.plan.vertices.values() if not is_trained(state.run_dir, trial)]
 
 
 def missing_points(state: RunState) -> list[TrialSpec]:

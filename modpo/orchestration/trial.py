@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from modpo.config.spec import TrialSpec, Work
-from modpo.ledger import is_finished, read_point, update_point
+from modpo.ledger import is_finished, is_trained, read_point, update_point
 from modpo.orchestration.slots import SlotSettings, perform
 
 
@@ -55,8 +55,7 @@ def _is_done(work: Work) -> bool:
     assert work.trial is not None
     run_dir = Path(work.run_dir)
     if work.kind == "vertex":
-        record = read_point(run_dir, work.trial.trial_id)
-        return record is not None and record.status in ("trained", "finished")
+        return is_trained(run_dir, work.trial)
     return is_finished(run_dir, work.trial, work.measurement)
 
 
