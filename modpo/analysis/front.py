@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from modpo.analysis.load import EXACT_AVERAGES, Front, Matrix, Point, read_manifest, read_run
-from modpo.config.objectives import FunctionReward
+from modpo.config.rewards import FunctionReward
 from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap
 from modpo.core.pareto import hypervolume, nadir_minus, non_dominated_mask

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modpo.config.disk import check_disk
-from modpo.config.objectives import ImplicitReward, ObjectiveConfig
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.rewards import ImplicitReward
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, check_weights, eligible_primaries, simplex_lattice
 from modpo.errors import Problem, closest, shown

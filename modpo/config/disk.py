@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpo.config.objectives import FunctionReward, SourceConfig
+from modpo.config.rewards import FunctionReward
+from modpo.config.sources import SourceConfig
 from modpo.config.tree import SweepConfig
 from modpo.errors import Problem, shown
 

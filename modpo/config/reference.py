@@ -45,7 +45,8 @@ def _section(title: str, path: str, node: Schema, definitions: Schema) -> Iterat
     for name, key in node["properties"].items():
         place = f"{path}.{name}" if path else name
         default = _default(key, definitions) if "default" in key else "required"
-        yield _row((f"`{name}`", _type(key, place, definitions), default, key.get("description", "")))
+        meaning = " ".join(key.get("description", "").split())
+        yield _row((f"`{name}`", _type(key, place, definitions), default, meaning))
         for section, target in _targets(key, place, definitions):
             below += _section(f"`{section}`", place + "[]" * ("items" in key), target, definitions)
     yield ""

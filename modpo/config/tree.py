@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from modpo.config.frozen import MODULE_FUNCTION, Frozen
-from modpo.config.objectives import DataConfig, FunctionReward, ImplicitReward, ObjectiveConfig, SftData
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.optimisation import OptimisationConfig
+from modpo.config.rewards import ImplicitReward
+from modpo.config.sources import DataConfig, PromptData, TextData
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -43,57 +46,7 @@ class ModelConfig(Frozen):
     """Adapter settings; `null` trains all weights."""
 
 
-class OffloadConfig(Frozen):
-    """What DeepSpeed keeps in host memory."""
-
-    optimizer: bool = False
-    """Optimiser states (ZeRO 1-3)."""
-    parameters: bool = False
-    """Parameters (ZeRO 3)."""
-
-
-class DeepSpeedConfig(Frozen):
-    """The engine under the training step."""
-
-    stage: Literal[0, 1, 2, 3] = 0
-    """ZeRO stage."""
-    offload: OffloadConfig = OffloadConfig()
-    """Offload to host memory."""
-    config_file: str | None = None
-    """A DeepSpeed JSON file of your own; batch sizes, clipping and precision still come from the sweep file."""
-
-
-class OptimisationConfig(Frozen):
-    """Optimiser, schedule and batch sizes."""
-
-    learning_rate: PositiveFloat = 2e-4
-    """Peak learning rate of AdamW."""
-    num_train_epochs: PositiveFloat = 1.0
-    """Passes over the pairs, where max_steps is left out."""
-    max_steps: PositiveInt | None = None
-    """Optimiser steps, in place of epochs."""
-    per_device_train_batch_size: PositiveInt = 8
-    """Pairs (or texts) per worker and micro-batch."""
-    gradient_accumulation_steps: PositiveInt = 1
-    """Micro-batches per optimiser step."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
-    """Decay after the warm-up, to zero (or none)."""
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the steps over which the learning rate rises."""
-    weight_decay: NonNegativeFloat = 0.0
-    """AdamW's weight decay."""
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """AdamW's second moment decay."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
-    logging_steps: PositiveInt = 10
-    """Steps between two rows of metrics."""
-    save_steps: PositiveInt = 100
-    """Steps between two checkpoints: what a lost worker costs at most."""
-    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
-    """Engine settings."""
+LossType = Literal["sigmoid", "soft", "regression", "hinge", "ipo"]
 
 
 class EarlyStoppingConfig(Frozen):
@@ -112,6 +65,11 @@ class TrainingConfig(OptimisationConfig):
 
     beta: PositiveFloat = 0.1
     """Strength of staying near the reference, in declared reward units per nat."""
+    loss_type: LossType = "sigmoid"
+    """`sigmoid` fits the labels, `soft` the labels' probabilities under the primary's rewards, `regression` all rewards
+    and no labels: these three share one optimum. `hinge` and `ipo` do not."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Probability that a label is wrong, for `sigmoid`; a bias of the optimum unless labels are that wrong."""
     early_stopping: EarlyStoppingConfig | None = None
     """Off if left out."""
 
@@ -119,10 +77,29 @@ class TrainingConfig(OptimisationConfig):
 class SftConfig(OptimisationConfig):
     """Supervised fine-tuning of the start model before everything else."""
 
-    data: SftData | None = None
+    data: TextData | None = None
     """Prompt and response rows; the chosen responses of all pairs if left out."""
     lora: LoraConfig | None = None
     """Adapter settings, merged afterwards; all weights are trained if left out."""
+
+
+class LabelConfig(Frozen):
+    """Pairs from prompts alone: responses sampled from the start model, scored by the objectives' rewards, compared."""
+
+    prompts: PromptData
+    """Prompts to answer."""
+    max_prompts: PositiveInt | None = None
+    """At most so many of them, chosen with the run's seed; all if left out."""
+    objectives: tuple[str, ...] | None = None
+    """Objectives that get pairs; all that have a reward and no pairs of their own if left out."""
+    responses_per_prompt: Annotated[int, Field(ge=2)] = 4
+    """Responses sampled at temperature 1 for each prompt."""
+    max_new_tokens: PositiveInt = 256
+    """Longest response; cut ones are counted."""
+    max_pairs_per_prompt: PositiveInt | None = None
+    """At most so many pairs of one prompt, drawn at random with the run's seed; all if left out."""
+    batch_size: PositiveInt = 32
+    """Sequences generated at once."""
 
 
 class WeightsConfig(Frozen):
@@ -209,6 +186,8 @@ class SweepConfig(Frozen):
     """Tokens and splits."""
     sft: SftConfig | None = None
     """Off if left out."""
+    label: LabelConfig | None = None
+    """Off if left out."""
     training: TrainingConfig = TrainingConfig()
     """MODPO training."""
     sweep: SweepSection = SweepSection()
@@ -232,11 +211,23 @@ class SweepConfig(Frozen):
         return self.training.beta if objective.beta is None else objective.beta
 
     def has_reward(self, objective: ObjectiveConfig) -> bool:
-        """Whether any response can be scored: by a function, an adapter, or a vertex trained on own pairs."""
+        """Whether any response can be scored: by a reward of its own, or by a vertex trained on own pairs."""
         return objective.reward is not None or objective.pairs is not None
 
     def implicit_reward(self, objective: ObjectiveConfig) -> ImplicitReward | None:
-        """The implicit reward that is declared, or implied where there are pairs and no other reward."""
-        if isinstance(objective.reward, FunctionReward):
-            return None
-        return objective.reward or ImplicitReward(type="implicit")
+        """The implicit reward that is declared, or implied where there are pairs and nothing scores new responses."""
+        if isinstance(objective.reward, ImplicitReward):
+            return objective.reward
+        return ImplicitReward(type="implicit") if objective.is_self_scored else None
+
+    def labelled(self) -> tuple[str, ...]:
+        """Objectives whose pairs the label stage makes."""
+        if self.label is None:
+            return ()
+        named = self.label.objectives
+        wanted = [o for o in self.objectives if o.name in named] if named is not None else self.objectives
+        return tuple(o.name for o in wanted if o.pairs is None and o.reward is not None)
+
+    def has_pairs(self, objective: ObjectiveConfig) -> bool:
+        """Whether preference pairs of this objective are given or made."""
+        return objective.pairs is not None or objective.name in self.labelled()

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modpo.config.objectives import ObjectiveConfig, ScoredColumns
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.sources import PairColumns, ScoredColumns
 from modpo.data.sources import Row, lookup, read_rows
 from modpo.errors import InputError, Problem, shown
 
@@ -150,7 +151,8 @@ TextPair = tuple[Prompt, str, str, str]
 
 def _given_pairs(rows: Iterable[Row], objective: ObjectiveConfig, loaded: LoadedPairs) -> Iterator[TextPair]:
     assert objective.pairs is not None
-    columns = objective.pairs.columns
+    columns = objective.pairs.form
+    assert isinstance(columns, PairColumns) and columns.prompt is not None
     for row in rows:
         problems: list[Problem] = []
         values: list[Any] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modpo.config.objectives import SourceConfig
+from modpo.config.sources import SourceConfig
 from modpo.errors import InputError, Problem, closest, shown
 
 

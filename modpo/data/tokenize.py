@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from modpo.config.objectives import DataConfig
+from modpo.config.sources import DataConfig
 from modpo.data.pairs import Prompt
 from modpo.errors import InputError, Problem
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from modpo.artifacts import read_json, write_json, writing
-from modpo.config.objectives import FunctionReward
+from modpo.config.rewards import FunctionReward
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean

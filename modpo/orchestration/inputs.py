@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
-from modpo.config.objectives import FunctionReward, ImplicitReward
+from modpo.config.rewards import FunctionReward, ImplicitReward
 from modpo.config.tree import SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data

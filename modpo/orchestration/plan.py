@@ -12,7 +12,8 @@ from typing import Any
 
 from modpo.artifacts import digest_of
 from modpo.config.checks import primary_candidates, weight_vectors
-from modpo.config.objectives import FunctionReward, ObjectiveConfig
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.rewards import FunctionReward
 from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex

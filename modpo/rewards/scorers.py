@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from modpo.config.objectives import FunctionReward, ObjectiveConfig
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.rewards import FunctionReward
 from modpo.config.spec import StageInputs
 from modpo.config.tree import ModelConfig, SweepConfig
 from modpo.errors import InputError, Problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 
 # Left out of a user's file: the sweep file sets them, or they contradict what it sets.
 SWEEP_FILE_DECIDES = frozenset(

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 from modpo.training.deepspeed_config import deepspeed_config
 
 if not torch.cuda.is_available():

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import Checkpoints, TrainingState
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps

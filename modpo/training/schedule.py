@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 
 
 def learning_rate(training: OptimisationConfig, *, step: int, num_steps: int) -> float:

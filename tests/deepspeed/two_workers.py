@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from modpo.config import SweepConfig
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 from modpo.errors import TrialError
 from modpo.models import sequence_logps
 from modpo.training.batches import AnnotatedPairs

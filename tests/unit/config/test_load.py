@@ -162,7 +162,7 @@ def test_a_faulty_key_is_reported_once_and_not_as_missing_too(tmp_path: Path, we
     assert only(refused(tmp_path, raw_sweep(sweep={"weights": weights}))).code in {"MS-111", "MS-113"}
 
 
-@pytest.mark.parametrize("reward", [{"type": "functoin"}, {"function": "a:b"}, {"type": "model", "path": "x"}])
+@pytest.mark.parametrize("reward", [{"type": "functoin"}, {"function": "a:b"}, {"type": "modle", "path": "x"}])
 def test_unknown_kind_of_reward(tmp_path: Path, reward: dict[str, str]) -> None:
     raw = raw_sweep()
     raw["objectives"][0]["reward"] = reward

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from modpo.config.objectives import ObjectiveConfig, PairColumns, PairsConfig, ScoredColumns
+from modpo.config.objectives import ObjectiveConfig
+from modpo.config.sources import PairColumns, PairsConfig, ScoredColumns
 from modpo.data.pairs import LoadedPairs, load_pairs, prompt_key, read_prompt
 from modpo.data.sources import Row
 from modpo.errors import InputError

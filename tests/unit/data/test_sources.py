@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from modpo.config.objectives import SourceConfig
+from modpo.config.sources import SourceConfig
 from modpo.data.sources import Row, lookup, read_rows
 from modpo.errors import InputError, Problem
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from modpo.config.objectives import DataConfig
+from modpo.config.sources import DataConfig
 from modpo.data.tokenize import Encoder, load_tokenizer, save_tokenizer
 from modpo.errors import InputError
 

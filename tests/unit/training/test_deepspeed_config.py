@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 from modpo.training.deepspeed_config import deepspeed_config
 
 

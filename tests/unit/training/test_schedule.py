@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modpo.config.tree import OptimisationConfig
+from modpo.config.optimisation import OptimisationConfig
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
 
 
