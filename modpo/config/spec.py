@@ -16,8 +16,10 @@ class TrialSpec(Frozen):
     Attributes:
         trial_id: stable name from weights, beta, seed and everything the result depends on.
         weights: in the order of the objectives.
-        primary: index of the objective whose pairs label the loss.
+        primary: index of the objective whose pairs label the loss; None for a regression onto all rewards, which has
+            no labels and trains on the pairs of every objective.
         beta: in declared reward units per nat.
+        loss_type: `sigmoid` for a vertex, whatever the sweep's own loss is: an implicit reward is that of plain DPO.
     """
 
     trial_id: str
@@ -36,13 +38,17 @@ class StageInputs(Frozen):
     """Folders of the artefacts that work starts from; empty where the stage has not run yet.
 
     Attributes:
+        pairs: folder whose `pairs.parquet` the trials train on: `prepared`, or what the label stage made of it.
         vertices: trained DPO vertex of each objective whose implicit reward comes from it.
+        reward_models: classifier of each objective whose reward the run trains.
     """
 
     prepared: str
     start_model: str
     reference: str = ""
     rewards: str = ""
+    pairs: str = ""
+    reward_models: dict[str, str] = Field(default_factory=dict)
     vertices: dict[str, str] = Field(default_factory=dict)
 
 

@@ -55,7 +55,7 @@ def test_every_key_of_the_tree_is_in_the_reference_with_a_meaning() -> None:
     rows = Counter(re.findall(r"^\| `(\w+)` \| .+ \| .+ \| \S.* \|$", config_reference(SweepConfig), re.MULTILINE))
     for node in (schema, *schema["$defs"].values()):
         assert set(node["properties"]) <= set(rows)
-    assert rows["offload"] == 2, "the engine's section stands under training and under sft"
+    assert rows["offload"] == 3, "the engine stands under training, sft and trained rewards"
 
 
 class TestErrorCodes:
