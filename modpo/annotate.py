@@ -2,9 +2,10 @@
 
     reference-<digest>/table.parquet   pair_id, reference_chosen_logps, reference_rejected_logps
     rewards-<digest>/table.parquet     pair_id, <objective>_chosen, <objective>_rejected for every objective
+                     units.json        size of one unit of each reward, declared or fitted: loss and evaluation use it
 
 Each distinct completion is scored once, in shards over all workers. All values are float64, rewards in raw units,
-higher is better.
+higher is better. A reward that stands in columns of the data is not known on pairs of other sources: NaN there.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
-from modpo.artifacts import check_coverage, digest_of, writing
+from modpo.artifacts import check_coverage, digest_of, read_json, write_json, writing
+from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
 from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
 from modpo.data.tokenize import load_tokenizer
 from modpo.models import completion_logps, load_model
 from modpo.rewards.base import Completion
 from modpo.rewards.scorers import build_scorer
+from modpo.rewards.units import objective_unit
 from modpo.training.batches import LOGPS_COLUMNS, reward_columns
 
-ANNOTATE_VERSION = 1
+ANNOTATE_VERSION = 2
 
 
 def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.device) -> int:
     """Scores this rank's part of a shard and writes it into `work.output`; returns the number of completions."""
-    prepared = Path(work.inputs.prepared)
     index, count = work.shard
-    pairs = read_pairs(prepared)
+    pairs = read_pairs(Path(work.inputs.training_pairs))
     completions = distinct_completions(pairs)[index * world_size + rank :: count * world_size]
     if work.kind == "reference":
         columns = {"reference": _reference_logps(work, completions, device)}
@@ -54,7 +56,7 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
     Raises:
         InternalError: a completion was not scored.
     """
-    pairs = read_pairs(Path(work.inputs.prepared))
+    pairs = read_pairs(Path(work.inputs.training_pairs))
     table = pyarrow.concat_tables(
         pyarrow.parquet.read_table(path) for path in sorted(Path(work.output).glob("part-*/part.parquet"))
     )
@@ -67,9 +69,44 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
         values = table[name].to_numpy()
         names = LOGPS_COLUMNS if name == "reference" else reward_columns(name)
         columns |= {column: values[order[:, side]] for side, column in enumerate(names)}
+    units: dict[str, float] = {}
+    if work.kind == "rewards":
+        columns |= _column_rewards(work)
+        units = reward_units(work, columns)
     with writing(output, description) as aside:
         pyarrow.parquet.write_table(pyarrow.table(columns), aside / "table.parquet")
+        if units:
+            write_json(aside / "units.json", units)
     return len(pairs)
+
+
+def reward_units(work: Work, columns: Mapping[str, Any]) -> dict[str, float]:
+    """s_j of every objective: declared, fitted where labels were drawn, or fitted on the gaps of the annotated pairs.
+
+    Raises:
+        InputError: a reward that is to be normalised is the same on both sides of every pair.
+    """
+    drawn = Path(work.inputs.pairs) / "units.json"
+    units: dict[str, float] = read_json(drawn) if work.inputs.pairs else {}
+    for objective in work.config.objectives:
+        if objective.name not in units:
+            chosen, rejected = (columns[name] for name in reward_columns(objective.name))
+            units[objective.name] = objective_unit(objective, chosen - rejected)
+    return units
+
+
+def _column_rewards(work: Work) -> dict[str, NDArray[np.float64]]:
+    """Rewards that stand beside the responses in the data, as `prepare` kept them."""
+    wanted = {
+        f"column_{column}": column
+        for objective in work.config.objectives
+        if isinstance(objective.reward, ColumnsReward)
+        for column in reward_columns(objective.name)
+    }
+    if not wanted:
+        return {}
+    table = pyarrow.parquet.read_table(Path(work.inputs.training_pairs) / "pairs.parquet", columns=list(wanted))
+    return {column: table[name].to_numpy().astype(np.float64) for name, column in wanted.items()}
 
 
 def pair_completions(pair: TokenisedPair) -> tuple[Completion, Completion]:
@@ -118,6 +155,7 @@ def _rewards(
             work.config, objective, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id
         ).score(completions, reference_logps=reference_logps)
         for objective in work.config.objectives
+        if not isinstance(objective.reward, ColumnsReward)
     }
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from modpo.errors import InternalError, ModpoError, Problem
+from modpo.errors import InputError, InternalError, ModpoError, Problem
 from modpo.telemetry import quiet_environment
 
 app = typer.Typer(
@@ -67,6 +67,31 @@ def run(config: ConfigPath, overrides: Overrides = None) -> None:
     found = preflight(config, overrides=overrides or ())
     summary = run_pipeline(found.config, ConsoleWatcher(console, found.config.objective_names), found.data)
     print_summary(console, summary, run_path(found.config))
+
+
+@app.command()
+def label(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make preference pairs from prompts: sample, score and compare; `run` goes on from there."""
+    from modpo.artifacts import read_json
+    from modpo.orchestration.live import ConsoleWatcher
+    from modpo.orchestration.pipeline import label_prompts
+    from modpo.orchestration.preflight import preflight
+
+    found = preflight(config, overrides=overrides or ())
+    if found.config.label is None:
+        raise InputError(
+            Problem(
+                code="MS-170",
+                what="the sweep file has no `label` section",
+                where=str(config),
+                wanted="`label: {prompts: {path: ...}}`",
+                remedy="add it; docs/extending.md has an example",
+            )
+        )
+    folder = label_prompts(found.config, ConsoleWatcher(console, found.config.objective_names), found.data)
+    for kind, count in read_json(folder / "label.json")["counts"].items():
+        console.print(f"{kind}: {count}")
+    console.print(f"pairs: {folder / 'pairs.parquet'}", soft_wrap=True)
 
 
 @app.command()

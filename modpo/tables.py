@@ -23,10 +23,10 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
     points = {trial.trial_id for trial in overview.plan.points}
     table = _table("trial", *names, "primary", "beta", "seed", "steps", "as")
     for trial in overview.plan.trials:
-        primary = names[trial.primary]
+        primary = trial.primary_name(names) or "none"
         role = "point" if trial.trial_id in points else "vertex for its margin"
         weights = (f"{weight:.3f}" for weight in trial.weights)
-        steps = str(overview.steps[primary])
+        steps = str(sum(overview.steps[names[source]] for source in trial.sources))
         table.add_row(trial.trial_id, *weights, primary, f"{trial.beta:g}", str(trial.seed), steps, role)
     console.print(table)
     resources = overview.resources

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from modpo.analysis.load import EXACT_AVERAGES, Front, Matrix, Point, read_manifest, read_run
-from modpo.config.rewards import FunctionReward
+from modpo.analysis.load import Front, Matrix, read_manifest, read_run
+from modpo.analysis.rows import EXACT_AVERAGES, Point
 from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap
 from modpo.core.pareto import hypervolume, nadir_minus, non_dominated_mask
@@ -23,6 +23,9 @@ __all__ = ["read_manifest", "summarise_run"]
 
 STATUSES = ("finished", "trained", "failed", "running", "pending", "missing")
 NADIR_MARGIN = 0.1
+# Below these shares of the start model's figures a policy says next to nothing, or the same again and again.
+COLLAPSED_LENGTH = 0.25
+COLLAPSED_DISTINCT = 0.5
 
 
 def summarise_run(run_dir: Path) -> dict[str, Any]:
@@ -41,8 +44,13 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
         "versions": files.run.versions,
         "stages": files.stages,
         "level": config.evaluation.level,
-        "objectives": _objectives(config),
-        "points": [{**point, "dominated": dominated.get(point["trial_id"])} for point in files.points],
+        "objectives": _objectives(config, files.points),
+        "points": [
+            {**point, "dominated": dominated.get(point["trial_id"]), "collapsed": collapse(point, files.start)}
+            for point in files.points
+        ],
+        "start": files.start,
+        "meaning": files.meaning,
         "other_points": files.other_points,
         "counts": _counts(files.points, front),
         "num_prompts": len(front.prompt_numbers) if front else 0,
@@ -53,16 +61,30 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _objectives(config: SweepConfig) -> list[dict[str, Any]]:
+def _objectives(config: SweepConfig, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """With the units that the points were measured in; declared ones where none is."""
+    fixed: dict[str, float] = next((point["units"] for point in points if point["units"]), {})
     return [
         {
             "name": objective.name,
-            "unit": objective.unit,
+            "unit": fixed.get(objective.name, objective.unit),
+            "normalize": objective.normalize,
             "direction": objective.direction,
-            "self_scored": not isinstance(objective.reward, FunctionReward),
+            "self_scored": objective.is_self_scored,
         }
         for objective in config.objectives
     ]
+
+
+def collapse(point: Point, start: Point | None) -> str | None:
+    """How a point's responses have degenerated beside the start model's; a reward that praises it does not show it."""
+    if start is None or point["length"] is None:
+        return None
+    if point["length"] < COLLAPSED_LENGTH * start["length"]:
+        return f"responses of {point['length']:.1f} tokens, {start['length']:.1f} in the start model"
+    if point["distinct_n"] < COLLAPSED_DISTINCT * start["distinct_n"]:
+        return f"distinct word pairs {point['distinct_n']:.2f}, {start['distinct_n']:.2f} in the start model"
+    return None
 
 
 def _counts(points: Sequence[Point], front: Front | None) -> dict[str, int]:

@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from modpo.analysis.rows import Point, encodable, interval, point_row
 from modpo.artifacts import read_json
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
@@ -24,16 +25,15 @@ from modpo.errors import InputError, Problem, shown
 from modpo.ledger import PointRecord, point_dir, read_point
 
 Matrix = NDArray[np.float64]
-Point = dict[str, Any]
 
-STAGES = ("prepare", "sft", "reference", "vertices", "annotate", "sweep", "evaluate", "report")
+STAGES = (
+    *("prepare", "sft", "reward_models", "label", "reference", "vertices"),
+    *("annotate", "sweep", "evaluate", "report"),
+)
 
 NUM_SAMPLE_PROMPTS = 3
 MAX_SAMPLE_CHARACTERS = 2000
 
-# What an evaluation adds to a point beside its intervals: averages, and those against the exact optimum.
-AVERAGES = ("length", "distinct_n", "truncated", "pair_accuracy", "self_scored", "num_prompts", "num_samples", "kl_k1")
-EXACT_AVERAGES = ("kl_to_exact", "kl_exact_to_reference", "outside_mass")
 
 REPEAT_RUN = "restore the file, or repeat `modpo run`: what is finished is kept"
 RETRAIN = "restore the file, or remove the point's folder and repeat `modpo run`: only that point is trained again"
@@ -46,6 +46,7 @@ class Run:
 
     Attributes:
         trials: ids of the points of the present sweep, in its order.
+        artifacts: folders, relative to the run's, of what the report shows beside the points.
     """
 
     config: SweepConfig
@@ -53,6 +54,7 @@ class Run:
     versions: dict[str, str]
     created_at: str
     trials: tuple[str, ...]
+    artifacts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class RunFiles:
         other_points: what the ledger holds beside it: vertices of margin rewards, and points of earlier sweeps.
         front: None while no point is finished and evaluated.
         samples: a few prompts, each with one response of every point of the front.
+        start: what the start model was measured to be, None before that.
+        meaning: what the annotation says about the rewards and labels, None before that.
     """
 
     run: Run
@@ -92,6 +96,8 @@ class RunFiles:
     other_points: list[Point]
     front: Front | None
     samples: list[dict[str, Any]]
+    start: Point | None
+    meaning: dict[str, Any] | None
 
 
 def read_run(run_dir: Path) -> RunFiles:
@@ -107,6 +113,8 @@ def read_run(run_dir: Path) -> RunFiles:
     others = _read_other_points(run_dir, run, problems)
     front = _read_front(run_dir, run.config, records, problems)
     samples = _read_samples(run_dir, front, problems) if front else []
+    start = _read_start(run_dir, run, problems)
+    meaning = _read_artefact(run_dir, run, "rewards", "meaning.json", problems)
     if problems:
         raise InputError(problems)
     return RunFiles(
@@ -116,6 +124,8 @@ def read_run(run_dir: Path) -> RunFiles:
         other_points=others,
         front=front,
         samples=samples,
+        start=start,
+        meaning=meaning,
     )
 
 
@@ -165,6 +175,28 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
     return manifest
 
 
+def _read_artefact(run_dir: Path, run: Run, stage: str, name: str, problems: list[Problem]) -> dict[str, Any] | None:
+    """A JSON file of a stage of the present sweep, None where the stage has not run."""
+    path = run_dir / run.artifacts.get(stage, stage) / name
+    found: dict[str, Any] | None = None
+    if path.exists():
+        with _reading(path, problems, remedy=REPEAT_RUN):
+            found = read_json(path)
+    return found
+
+
+def _read_start(run_dir: Path, run: Run, problems: list[Problem]) -> Point | None:
+    result = _read_artefact(run_dir, run, "start_evaluation", "summary.json", problems)
+    start: Point | None = None
+    if result is not None:
+        with _reading(run_dir / run.artifacts["start_evaluation"], problems, remedy=REPEAT_RUN):
+            start = {
+                "objectives": {name: interval(result["objectives"][name]) for name in run.config.objective_names},
+                **{name: float(result[name]) for name in ("length", "distinct_n", "truncated")},
+            }
+    return start
+
+
 def _parse_manifest(manifest: Mapping[str, Any]) -> Run:
     return Run(
         config=parse_config(manifest["config"]),
@@ -172,6 +204,7 @@ def _parse_manifest(manifest: Mapping[str, Any]) -> Run:
         versions={str(package): str(version) for package, version in manifest["versions"].items()},
         created_at=str(manifest["created_at"]),
         trials=tuple(str(trial_id) for trial_id in manifest["trials"]),
+        artifacts={str(stage): str(folder) for stage, folder in manifest["artifacts"].items()},
     )
 
 
@@ -206,7 +239,7 @@ def _read_other_points(run_dir: Path, run: Run, problems: list[Problem]) -> list
         trial_id = path.parent.name
         with _reading(path, problems, remedy=RETRAIN):
             if trial_id not in run.trials and (record := read_point(run_dir, trial_id)) is not None:
-                error = _encodable(record.error) or None
+                error = encodable(record.error) or None
                 others.append({"trial_id": trial_id, "status": record.status, "error": error})
     return others
 
@@ -281,46 +314,3 @@ def _read_samples(run_dir: Path, front: Front, problems: list[Problem]) -> list[
 
 def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + "…"
-
-
-def _encodable(text: str) -> str:
-    """A file name that is no UTF-8 reaches an error message as lone surrogates, which no file format takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def point_row(config: SweepConfig, record: PointRecord | None) -> Point:
-    """A point as the summary lists it; None stands for what the ledger does not know."""
-    names = config.objective_names
-    unknown = ("weights", "primary", "beta", "seed", "device_seconds", "checkpoint", "error")
-    measured = ("objectives", "kl", "j_w", *AVERAGES, "exact_objectives", *EXACT_AVERAGES)
-    row: Point = {"status": "missing", **dict.fromkeys((*unknown, *measured))}
-    if record is None:
-        return row
-    row |= {
-        "status": record.status,
-        "weights": dict(zip(names, record.spec.weights, strict=True)),
-        "primary": names[record.spec.primary],
-        "beta": record.spec.beta,
-        "seed": record.spec.seed,
-        "device_seconds": record.device_seconds,
-        "checkpoint": record.final or None,
-        "error": _encodable(record.error) or None,
-    }
-    return row if record.result is None else row | _measured_figures(record.result, names)
-
-
-def _measured_figures(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    figures = {
-        "objectives": {name: _interval(result["objectives"][name]) for name in names},
-        "kl": _interval(result["kl"]),
-        "j_w": _interval(result["j_w"]),
-        **{name: result[name] for name in AVERAGES},
-    }
-    if "exact_objectives" in result:
-        figures["exact_objectives"] = {name: float(result["exact_objectives"][name]) for name in names}
-        figures |= {name: float(result[name]) for name in EXACT_AVERAGES}
-    return figures
-
-
-def _interval(estimate: Mapping[str, float]) -> dict[str, float]:
-    return {bound: float(estimate[bound]) for bound in ("value", "low", "high")}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 from modpo.config.disk import check_disk
 from modpo.config.objectives import ObjectiveConfig
-from modpo.config.rewards import ImplicitReward
+from modpo.config.points import training_sources, weight_vectors
+from modpo.config.rewards import ClassifierSettings, ColumnsReward, ImplicitReward, TrainedReward
 from modpo.config.tree import SweepConfig
-from modpo.core.weights import WeightVector, check_weights, eligible_primaries, simplex_lattice
+from modpo.core.weights import WeightVector, check_weights
 from modpo.errors import Problem, closest, shown
+
+FORMS = ("columns", "scored", "ranked", "compared", "named")
 
 RESERVED_NAMES = frozenset(
     {"distinct_n", "j_w", "key", "kl", "kl_k1", "length", "prompt", "prompt_number", "reference", "response", "status"}
@@ -21,35 +23,18 @@ RESERVED_NAMES = frozenset(
 
 def check_config(config: SweepConfig) -> list[Problem]:
     """Every problem of a well-typed config that can be seen without reading data or loading a model."""
+    return [*check_tree(config), *check_disk(config)]
+
+
+def check_tree(config: SweepConfig) -> list[Problem]:
+    """Those that can be seen without looking at the disk."""
     return [
         *_check_objectives(config),
         *_check_weights(config),
+        *_check_label(config),
         *_check_data(config),
         *_check_training(config),
-        *check_disk(config),
     ]
-
-
-def weight_vectors(config: SweepConfig) -> list[WeightVector]:
-    """The sweep's weight vectors in the order of the objectives, as configured and without duplicates."""
-    names, weights = config.objective_names, config.sweep.weights
-    if weights.list is not None:
-        vectors = [tuple(float(entry.get(name, 0.0)) for name in names) for entry in weights.list]
-    else:
-        vectors = simplex_lattice(len(names), weights.lattice or 1)
-    return list(dict.fromkeys(vectors))
-
-
-def primary_candidates(config: SweepConfig, weights: WeightVector) -> tuple[int, ...]:
-    """Objectives that may label the loss at these weights, honouring `sweep.primary`."""
-    with_pairs = {j for j, objective in enumerate(config.objectives) if objective.pairs is not None}
-    with_reward = {j for j, objective in enumerate(config.objectives) if config.has_reward(objective)}
-    eligible = eligible_primaries(weights, with_pairs=with_pairs, with_reward=with_reward)
-    if config.sweep.primary == "auto":
-        return eligible
-    fixed = config.objective_names.index(config.sweep.primary)
-    # A fixed primary cannot train the vertices of the others: those stay plain DPO on their own pairs.
-    return tuple(k for k in eligible if k == fixed or weights[k] == 1.0)
 
 
 def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
@@ -85,14 +70,16 @@ def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
                 wanted="pairs, a reward, or both",
                 remedy="add `pairs: {path: ...}` or `reward: {type: function, function: module:name}`",
             )
-        yield from _check_implicit(config, objective, where)
-    if not any(objective.pairs for objective in config.objectives):
+        yield from _check_implicit(objective, where)
+        yield from _check_form(objective, where)
+        yield from _check_reward(objective, where)
+    if not any(config.has_pairs(objective) for objective in config.objectives):
         yield Problem(
             code="MS-124",
             what="no objective has preference pairs",
             where="objectives",
             wanted="pairs for at least one objective",
-            remedy="add `pairs` to the objective that has preference data",
+            remedy="add `pairs` to the objective that has preference data, or a `label` section that makes some",
         )
     if config.sweep.primary != "auto" and config.sweep.primary not in names:
         yield Problem(
@@ -105,7 +92,7 @@ def _check_objectives(config: SweepConfig) -> Iterator[Problem]:
         )
 
 
-def _check_implicit(config: SweepConfig, objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
+def _check_implicit(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
     reward = objective.reward
     if not isinstance(reward, ImplicitReward):
         return
@@ -125,14 +112,103 @@ def _check_implicit(config: SweepConfig, objective: ObjectiveConfig, where: str)
             wanted="both, or neither",
             remedy="an implicit reward is adapter_beta * log(pi / pi_ref) with the beta of the adapter's own DPO run",
         )
-    if reward.adapter is not None and not (Path(reward.adapter) / "adapter_config.json").is_file():
+
+
+def _check_form(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
+    """One form of data, one unit."""
+    pairs = objective.pairs
+    forms = [name for name in FORMS if pairs is not None and getattr(pairs, name) is not None]
+    if len(forms) > 1:
         yield Problem(
-            code="MS-128",
-            what="the adapter folder has no adapter_config.json",
-            where=f"{where}.reward.adapter",
-            got=shown(reward.adapter),
-            wanted="a folder written by PEFT's save_pretrained",
-            remedy="check the path",
+            code="MS-161",
+            what="the pairs are given in more than one form",
+            where=f"{where}.pairs",
+            got=", ".join(forms),
+            wanted=f"one of {', '.join(FORMS)}",
+            remedy="keep the one that your rows have",
+        )
+    if pairs is not None and pairs.ranked is not None and (pairs.ranked.ranks is None) == (pairs.ranked.scores is None):
+        yield Problem(
+            code="MS-162",
+            what="ranked responses need ranks or scores",
+            where=f"{where}.pairs.ranked",
+            wanted="exactly one of `ranks` and `scores`",
+            remedy="name the column that orders the responses",
+        )
+    if objective.normalize != "none" and objective.unit != 1.0:
+        yield Problem(
+            code="MS-163",
+            what="the unit is given and to be fitted",
+            where=f"{where}.normalize",
+            got=f"unit {objective.unit:g}, normalize {objective.normalize}",
+            wanted="one of the two",
+            remedy="remove `unit`, or set `normalize: none`",
+        )
+
+
+def _check_reward(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
+    """What a reward in columns or a reward model of the run's own needs beside itself."""
+    reward, pairs = objective.reward, objective.pairs
+    if isinstance(reward, ClassifierSettings) and reward.template is not None and "{response}" not in reward.template:
+        yield Problem(
+            code="MS-156",
+            what="the reward model's template has no place for the response",
+            where=f"{where}.reward.template",
+            got=shown(reward.template),
+            wanted="a text with {response} in it, and {prompt} where the reward model reads it",
+            remedy="add {response} where the response belongs",
+        )
+    if isinstance(reward, ColumnsReward):
+        if (reward.chosen is None) != (reward.rejected is None) or (reward.score is None) == (reward.chosen is None):
+            yield Problem(
+                code="MS-164",
+                what="rewards in columns need their columns",
+                where=f"{where}.reward",
+                wanted="`score` for scored or ranked responses, or `chosen` and `rejected` for pairs",
+                remedy="name the columns that hold this objective's numbers",
+            )
+        if pairs is None:
+            yield Problem(
+                code="MS-165",
+                what=f"nothing could score new responses under {objective.name!r}",
+                where=f"{where}.reward",
+                got="numbers beside the responses of the data, and no pairs",
+                wanted="pairs, whose DPO model then scores what trained models answer",
+                remedy="add `pairs` (scored responses become pairs), or take `type: trained` with `loss: regression`",
+            )
+    if isinstance(reward, TrainedReward) and (reward.data if reward.loss == "regression" else pairs) is None:
+        yield Problem(
+            code="MS-166",
+            what=f"the reward model of {objective.name!r} has nothing to learn from",
+            where=f"{where}.reward",
+            wanted="`pairs` of the objective for bradley-terry, `data` with numbers for regression",
+            remedy="add `data: {path: ..., score: ...}`" if reward.loss == "regression" else "add `pairs`",
+        )
+
+
+def _check_label(config: SweepConfig) -> Iterator[Problem]:
+    label = config.label
+    if label is None:
+        return
+    names = config.objective_names
+    for name in sorted(set(label.objectives or ()) - set(names)):
+        yield Problem(
+            code="MS-167",
+            what=f"the label stage names an unknown objective{closest(name, names)}",
+            where="label.objectives",
+            got=shown(name),
+            wanted=f"some of {', '.join(names)}",
+            remedy="correct the name",
+        )
+    refused = [n for n in label.objectives or () if n in names and n not in config.labelled()]
+    if refused or not config.labelled():
+        yield Problem(
+            code="MS-168",
+            what="an objective cannot get pairs from the label stage",
+            where="label.objectives",
+            got=", ".join(refused) or "no objective that could",
+            wanted="objectives without pairs of their own and with a reward that scores new responses",
+            remedy="give the objective a `reward` (function, model, adapter), or leave it out of `label`",
         )
 
 
@@ -203,7 +279,7 @@ def _check_vector(config: SweepConfig, vector: WeightVector, where: str) -> Iter
             remedy=str(error),
         )
         return
-    if not primary_candidates(config, vector):
+    if not training_sources(config, vector):
         yield Problem(
             code="MS-134",
             what="no objective can label the loss at a weight vector",
@@ -228,6 +304,14 @@ def _check_data(config: SweepConfig) -> Iterator[Problem]:
 
 
 def _check_training(config: SweepConfig) -> Iterator[Problem]:
+    if config.training.label_smoothing > 0 and config.training.loss_type != "sigmoid":
+        yield Problem(
+            code="MS-155",
+            what="only the sigmoid loss has label smoothing",
+            where="training.label_smoothing",
+            got=f"loss_type {config.training.loss_type}",
+            remedy="set label_smoothing to 0, or loss_type to sigmoid",
+        )
     early, stage = config.training.early_stopping, config.training.deepspeed.stage
     if early is not None and stage == 3:
         yield Problem(

@@ -41,3 +41,9 @@ class ObjectiveConfig(Frozen):
     def is_self_scored(self) -> bool:
         """Whether its values on new responses come from the model that its own pairs trained, or from an adapter."""
         return self.reward is None or isinstance(self.reward, ImplicitReward | ColumnsReward)
+
+    @property
+    def scores_new_responses(self) -> bool:
+        """Whether its reward scores responses before any model of the sweep is trained on them."""
+        implicit = isinstance(self.reward, ImplicitReward) and self.reward.adapter is None
+        return self.reward is not None and not implicit and not isinstance(self.reward, ColumnsReward)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from modpo.config.frozen import Frozen
-from modpo.config.tree import SweepConfig
+from modpo.config.tree import LossType, SweepConfig
+
+WorkKind = Literal["sft", "reward_model", "label", "reference", "rewards", "vertex", "start", "point"]
 
 
 class TrialSpec(Frozen):
@@ -20,25 +23,29 @@ class TrialSpec(Frozen):
             no labels and trains on the pairs of every objective.
         beta: in declared reward units per nat.
         loss_type: `sigmoid` for a vertex, whatever the sweep's own loss is: an implicit reward is that of plain DPO.
+        sources: indices of the objectives whose pairs it trains on: the primary one, where there is one.
+        uses_rewards: False for plain DPO in declared units, which is trained before any reward is known.
     """
 
     trial_id: str
     weights: tuple[float, ...]
-    primary: int
+    primary: int | None
     beta: float
     seed: int
+    loss_type: LossType = "sigmoid"
+    sources: tuple[int, ...]
+    uses_rewards: bool
 
-    @property
-    def is_vertex(self) -> bool:
-        """All weight on one objective: plain DPO, which needs no margin rewards."""
-        return self.weights[self.primary] == 1.0
+    def primary_name(self, objective_names: Sequence[str]) -> str | None:
+        """The objective whose pairs label the loss, where labels do."""
+        return None if self.primary is None else objective_names[self.primary]
 
 
 class StageInputs(Frozen):
     """Folders of the artefacts that work starts from; empty where the stage has not run yet.
 
     Attributes:
-        pairs: folder whose `pairs.parquet` the trials train on: `prepared`, or what the label stage made of it.
+        pairs: what the label stage made of `prepared`; empty without one.
         vertices: trained DPO vertex of each objective whose implicit reward comes from it.
         reward_models: classifier of each objective whose reward the run trains.
     """
@@ -51,21 +58,27 @@ class StageInputs(Frozen):
     reward_models: dict[str, str] = Field(default_factory=dict)
     vertices: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def training_pairs(self) -> str:
+        """Folder whose `pairs.parquet` trials and annotations read."""
+        return self.pairs or self.prepared
+
 
 class Work(Frozen):
     """One piece of work for a worker group.
 
     Attributes:
         work_id: unique in the run; the same id is the same work, wherever and however often it starts.
-        kind: `sft` and `vertex` train; `point` trains where that is not done yet, then measures; `reference` and
-            `rewards` annotate one shard.
+        kind: `sft`, `reward_model` and `vertex` train; `point` trains where that is not done yet, then measures;
+            `label`, `reference` and `rewards` work on one shard; `start` measures the start model.
         output: folder (or point directory) that the work fills.
         measurement: digest of everything that a point is measured with.
-        shard: (index, count) of an annotation.
+        shard: (index, count) of an annotation or labelling.
+        objective: whose reward model is trained.
     """
 
     work_id: str
-    kind: Literal["sft", "reference", "rewards", "vertex", "point"]
+    kind: WorkKind
     run_dir: str
     config: SweepConfig
     inputs: StageInputs
@@ -73,3 +86,4 @@ class Work(Frozen):
     trial: TrialSpec | None = None
     measurement: str = ""
     shard: tuple[int, int] = (0, 1)
+    objective: str = ""

@@ -226,7 +226,7 @@ class SweepConfig(Frozen):
             return ()
         named = self.label.objectives
         wanted = [o for o in self.objectives if o.name in named] if named is not None else self.objectives
-        return tuple(o.name for o in wanted if o.pairs is None and o.reward is not None)
+        return tuple(o.name for o in wanted if o.pairs is None and o.scores_new_responses)
 
     def has_pairs(self, objective: ObjectiveConfig) -> bool:
         """Whether preference pairs of this objective are given or made."""

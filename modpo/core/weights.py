@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 SIMPLEX_TOLERANCE = 1e-6
 
@@ -49,16 +49,22 @@ def vertex(num_objectives: int, index: int) -> WeightVector:
     return tuple(1.0 if j == index else 0.0 for j in range(num_objectives))
 
 
-def eligible_primaries(
-    weights: Sequence[float], *, with_pairs: Collection[int], with_reward: Collection[int]
-) -> tuple[int, ...]:
+def eligible_primaries(weights: Sequence[float], scored_on: Mapping[int, Collection[int]]) -> tuple[int, ...]:
     """Objectives that can label the loss at these weights, in the order of the objectives.
 
     k is eligible when it has preference pairs and positive weight, and every other objective with positive weight
     has a reward on the responses of those pairs.
+
+    Args:
+        scored_on: for every objective with pairs, the objectives that have a reward on the responses of its pairs.
     """
-    needed = {j for j, w in enumerate(weights) if w > 0}
-    return tuple(k for k in sorted(needed & set(with_pairs)) if needed - {k} <= set(with_reward))
+    needed = _weighted(weights)
+    return tuple(k for k in sorted(scored_on) if k in needed and needed - {k} <= set(scored_on[k]))
+
+
+def regression_sources(weights: Sequence[float], scored_on: Mapping[int, Collection[int]]) -> tuple[int, ...]:
+    """Objectives on whose pairs every weighted objective has a reward: labels, and so w_k, do not matter."""
+    return tuple(k for k in sorted(scored_on) if _weighted(weights) <= set(scored_on[k]))
 
 
 def auto_primary(weights: Sequence[float], eligible: Sequence[int]) -> int:
@@ -70,3 +76,7 @@ def auto_primary(weights: Sequence[float], eligible: Sequence[int]) -> int:
     if not eligible:
         raise ValueError(f"no objective can be primary at weights {tuple(weights)}")
     return max(eligible, key=lambda k: (weights[k], -k))
+
+
+def _weighted(weights: Sequence[float]) -> set[int]:
+    return {j for j, weight in enumerate(weights) if weight > 0}

@@ -51,7 +51,7 @@ def can_stop_early(work: Work) -> bool:
     config, trial = work.config, work.trial
     if config.training.early_stopping is None or trial is None:
         return False
-    return work.kind == "point" or config.implicit_reward(config.objectives[trial.primary]) is None
+    return work.kind == "point" or all(config.implicit_reward(config.objectives[k]) is None for k in trial.sources)
 
 
 def early_stopping_hook(work: Work, *, rank: int, world_size: int, device: torch.device) -> Hook:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 
 from modpo.artifacts import read_json, write_json, writing
-from modpo.config.rewards import FunctionReward
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
@@ -29,6 +28,7 @@ from modpo.data.prepared import read_held_out
 from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows
 from modpo.ledger import evaluation_dir, final_dir
 from modpo.models import TrainedModel, trained_model
+from modpo.training.batches import read_units
 from modpo.training.process_group import from_rank_zero
 
 
@@ -39,8 +39,20 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
     """
     assert work.trial is not None
     folder = evaluation_dir(Path(work.run_dir), work.trial, work.measurement)
+    policy = final_dir(Path(work.run_dir), work.trial)
+    return _evaluate(work, folder, policy=policy, rank=rank, world_size=world_size, device=device)
+
+
+def evaluate_start(work: Work, *, rank: int, world_size: int, device: torch.device) -> dict[str, Any]:
+    """Measures the start model itself, into `work.output`: what every point is compared with. Its KL is 0."""
+    return _evaluate(work, Path(work.output), policy=None, rank=rank, world_size=world_size, device=device)
+
+
+def _evaluate(
+    work: Work, folder: Path, *, policy: Path | None, rank: int, world_size: int, device: torch.device
+) -> dict[str, Any]:
     if not from_rank_zero(folder.exists()):
-        mine = _measure(work, rank=rank, world_size=world_size, device=device)
+        mine = _measure(work, policy, share=slice(rank, None, world_size), device=device)
         everyone: list[Any] = [None] * world_size
         if world_size > 1:
             dist.all_gather_object(everyone, mine)
@@ -54,21 +66,23 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
     return shared
 
 
-def _measure(work: Work, *, rank: int, world_size: int, device: torch.device) -> tuple[list[Row], list[Row], list[Row]]:
-    """(samples, pair accuracies, exact comparisons) of this rank's share."""
-    assert work.trial is not None
+def _measure(
+    work: Work, policy: Path | None, *, share: slice, device: torch.device
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """(samples, pair accuracies, exact comparisons) of this rank's share; of the start model without a policy."""
     prepared, evaluation = Path(work.inputs.prepared), work.config.evaluation
     measured = open_measured(work, objectives=work.config.objectives, device=device)
-    policy = final_dir(Path(work.run_dir), work.trial)
-    prompts = list(enumerate(read_held_out(prepared, limit=evaluation.num_prompts)))[rank::world_size]
+    prompts = list(enumerate(read_held_out(prepared, limit=evaluation.num_prompts)))[share]
 
     def trained() -> AbstractContextManager[TrainedModel]:
+        if policy is None:
+            return nullcontext(TrainedModel(measured.base, lambda: nullcontext(measured.base)))
         return trained_model(measured.base, work.config.model, policy)
 
     return (
         sampled_rows(measured, prompts, trained=trained, samples_per_prompt=evaluation.samples_per_prompt),
-        accuracy_rows(measured, trained=trained, share=slice(rank, None, world_size)),
-        exact_rows(measured, prompts, trained=trained) if evaluation.enumerate else [],
+        accuracy_rows(measured, trained=trained, share=share) if policy else [],
+        exact_rows(measured, prompts, trained=trained) if policy and evaluation.enumerate else [],
     )
 
 
@@ -86,7 +100,6 @@ def summarise(
     work: Work, samples: Sequence[Row], prompts: Sequence[Row], accuracies: Sequence[Row], exact: Sequence[Row]
 ) -> dict[str, Any]:
     """Means with intervals over prompts. Objective values, KL and J_w are in declared reward units and nats."""
-    assert work.trial is not None
     config, trial = work.config, work.trial
     values = np.array([[row[name] for name in config.objective_names] for row in prompts])
     kl = np.array([row["kl"] for row in prompts])
@@ -96,9 +109,10 @@ def summarise(
         },
         "kl": _mean(kl, config).as_dict(),
         "kl_k1": float(np.mean([row["kl_k1"] for row in samples])),
-        "j_w": _mean(values @ np.array(trial.weights) - trial.beta * kl, config).as_dict(),
+        **({"j_w": _mean(values @ np.array(trial.weights) - trial.beta * kl, config).as_dict()} if trial else {}),
         "pair_accuracy": _pair_accuracy(accuracies, config),
-        "self_scored": [o.name for o in config.objectives if not isinstance(o.reward, FunctionReward)],
+        "self_scored": [o.name for o in config.objectives if o.is_self_scored],
+        "units": read_units(Path(work.inputs.rewards)),
         "num_prompts": len(prompts),
         "num_samples": len(samples),
         "truncated": float(np.mean([row["truncated"] for row in samples])),

@@ -24,7 +24,7 @@ from modpo.evaluation.generate import sample_responses
 from modpo.models import TrainedModel, completion_logps, load_model, make_sequences, sequence_logits, to_device
 from modpo.rewards.base import Completion, RewardScorer
 from modpo.rewards.scorers import build_scorer, import_function
-from modpo.training.batches import LOGPS_COLUMNS
+from modpo.training.batches import LOGPS_COLUMNS, read_units
 
 Row = dict[str, Any]
 
@@ -48,8 +48,10 @@ class Measured:
 
     @property
     def units(self) -> NDArray[np.float64]:
-        """One per scorer."""
-        return np.array([self.work.config.objective(name).unit for name in self.scorers])
+        """One per scorer, as the annotation fixed them; as declared while vertices train, before there is one."""
+        declared = {objective.name: objective.unit for objective in self.work.config.objectives}
+        fixed = declared if self.work.kind == "vertex" else read_units(Path(self.work.inputs.rewards))
+        return np.array([fixed[name] for name in self.scorers])
 
 
 def open_measured(work: Work, *, objectives: Sequence[ObjectiveConfig], device: torch.device) -> Measured:
@@ -144,8 +146,7 @@ def _kl(
 
 def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list[Row]:
     """For each held-out pair of every objective: does the trained policy's implicit reward prefer the chosen side?"""
-    prepared = Path(measured.work.inputs.prepared)
-    pairs = read_pairs(prepared, split="eval")[share]
+    pairs = read_pairs(Path(measured.work.inputs.training_pairs), split="eval")[share]
     if not pairs:
         return []
     stored = read_columns(Path(measured.work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)

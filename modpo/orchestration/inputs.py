@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
-from modpo.config.rewards import FunctionReward, ImplicitReward
+from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
 from modpo.config.tree import SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data
-from modpo.orchestration.plan import Inputs
+from modpo.orchestration.digests import Inputs
 
 
 def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
@@ -25,18 +27,24 @@ def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
     def resolved(path: str | None) -> str | None:
         if path is not None and path.startswith(DEMO_PREFIX) and world is not None:
             return str(world / path.removeprefix(DEMO_PREFIX))
-        return path if path is None or is_hub_id(path) else str(Path(path).absolute())
+        return path if path is None or "://" in path or is_hub_id(path) else str(Path(path).absolute())
 
-    raw["model"]["name_or_path"] = resolved(config.model.name_or_path)
-    for node in [o.get("pairs") for o in raw["objectives"]] + [(raw["sft"] or {}).get("data")]:
-        if node is not None:
-            node["path"] = resolved(node["path"])
-    for objective in raw["objectives"]:
-        if (objective["reward"] or {}).get("adapter") is not None:
-            objective["reward"]["adapter"] = resolved(objective["reward"]["adapter"])
-    for section in filter(None, (raw["training"], raw["sft"])):
-        section["deepspeed"]["config_file"] = resolved(section["deepspeed"]["config_file"])
+    for node, key in _named_paths(raw):
+        node[key] = resolved(node[key])
     return SweepConfig.model_validate(raw)
+
+
+def _named_paths(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every place of a config that may hold a local path."""
+    yield raw["model"], "name_or_path"
+    rewards = [objective["reward"] or {} for objective in raw["objectives"]]
+    sections = [raw["training"], raw["sft"] or {}, raw["label"] or {}, *rewards]
+    for section in sections:
+        yield from ((section, key) for key in ("adapter", "name_or_path") if section.get(key) is not None)
+        yield from ((section[key], "path") for key in ("data", "prompts") if section.get(key) is not None)
+        if "deepspeed" in section:
+            yield section["deepspeed"], "config_file"
+    yield from ((objective["pairs"], "path") for objective in raw["objectives"] if objective["pairs"] is not None)
 
 
 def load_inputs(config: SweepConfig, data: LoadedData | None = None) -> tuple[LoadedData, Inputs]:
@@ -46,33 +54,44 @@ def load_inputs(config: SweepConfig, data: LoadedData | None = None) -> tuple[Lo
         InputError: all bad rows of all sources together.
     """
     data = data or load_data(config)
-    return data, Inputs(data=data_digest(data), model=_model_digest(config), files=_file_digests(config))
+    columns = {name: loaded.column_rewards for name, loaded in data.objectives.items()}
+    inputs = Inputs(
+        data=data_digest(data),
+        model=model_digest(config.model.name_or_path, config.model.revision),
+        files=_file_digests(config),
+        column_rewards=columns,
+    )
+    return data, inputs
 
 
 def _file_digests(config: SweepConfig) -> dict[str, str]:
     """By the name that the config gives them."""
-    rewards = [objective.reward for objective in config.objectives]
-    functions = [reward.function for reward in rewards if isinstance(reward, FunctionReward)]
-    adapters = [reward.adapter for reward in rewards if isinstance(reward, ImplicitReward) and reward.adapter]
+    digests: dict[str, str] = {}
+    for reward in (objective.reward for objective in config.objectives):
+        if isinstance(reward, FunctionReward):
+            digests[reward.function] = source_digest(reward.function)
+        if isinstance(reward, ImplicitReward) and reward.adapter:
+            digests[reward.adapter] = folder_digest(Path(reward.adapter))
+        if isinstance(reward, ModelReward):
+            digests[reward.name_or_path] = model_digest(reward.name_or_path, reward.revision)
+        if isinstance(reward, TrainedReward) and reward.name_or_path:
+            digests[reward.name_or_path] = model_digest(reward.name_or_path, None)
+    if config.evaluation.enumerate:
+        digests[config.evaluation.enumerate] = source_digest(config.evaluation.enumerate)
     own = config.training.deepspeed.config_file
-    return {
-        **{name: source_digest(name) for name in [*functions, *filter(None, [config.evaluation.enumerate])]},
-        **{path: folder_digest(Path(path)) for path in adapters},
-        **({own: file_sha256(Path(own))} if own else {}),
-    }
+    return digests | ({own: file_sha256(Path(own))} if own else {})
+
+
+def model_digest(name_or_path: str, revision: str | None) -> str:
+    """Of a local folder's files, or a hub id and its revision."""
+    path = Path(name_or_path)
+    return folder_digest(path) if path.is_dir() else f"{name_or_path}@{revision or 'main'}"
 
 
 def source_digest(dotted: str) -> str:
     """Digest of the source file of `module:function`, found without importing it."""
     spec = importlib.util.find_spec(dotted.partition(":")[0])
     return file_sha256(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
-
-
-def _model_digest(config: SweepConfig) -> str:
-    path = Path(config.model.name_or_path)
-    if path.is_dir():
-        return folder_digest(path)
-    return f"{config.model.name_or_path}@{config.model.revision or 'main'}"
 
 
 def _mentions_demo(node: object) -> bool:

@@ -22,7 +22,7 @@ class Overview:
 
     Attributes:
         plan: every trial, and the digests of the stages.
-        pairs: pairs of each objective, before the length limit.
+        pairs: pairs of each objective, before the length limit; at most so many where they are yet to be made.
         steps: optimiser steps of a point whose primary objective this is.
         rounds: how often the slots are filled to train all trials.
     """
@@ -45,10 +45,19 @@ def overview(config: SweepConfig, data: LoadedData | None = None) -> Overview:
         resolved = resolve_paths(config, Path(scratch))
         data, inputs = load_inputs(resolved, data)
     plan = plan_sweep(resolved, inputs)
-    pairs = {name: len(loaded.pairs) for name, loaded in data.objectives.items()}
+    pairs = _pairs(config, data)
     resources = plan_resources(config.resources, _nodes(), num_trials=len(plan.trials))
     rounds = math.ceil(len(plan.trials) / resources.slots)
     return Overview(plan, pairs, _steps(config, pairs), resources, rounds)
+
+
+def _pairs(config: SweepConfig, data: LoadedData) -> dict[str, int]:
+    pairs = {name: len(loaded.pairs) for name, loaded in data.objectives.items()}
+    if config.label is not None:
+        a_prompt = math.comb(config.label.responses_per_prompt, 2)
+        limit = config.label.max_pairs_per_prompt or a_prompt
+        pairs |= dict.fromkeys(config.labelled(), len(data.label_prompts) * min(a_prompt, limit))
+    return pairs
 
 
 def _steps(config: SweepConfig, pairs: dict[str, int]) -> dict[str, int]:

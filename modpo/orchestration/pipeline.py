@@ -1,4 +1,4 @@
-"""A whole run: prepare, sft, reference, vertices, annotate, sweep, report. The same call resumes."""
+"""A whole run, from prepare to report, stage by stage. The same call resumes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modpo.artifacts import digest_of, is_complete, read_json, write_json
+from modpo.artifacts import digest_of, is_complete, read_json, stage_path, write_json
 from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
 from modpo.errors import ConflictError, Problem, TrialError
 from modpo.ledger import final_dir, read_point
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
-from modpo.orchestration.plan import FREE_SECTIONS, identity_digest, plan_sweep
+from modpo.orchestration.plan import FREE_SECTIONS, SweepPlan, identity_digest, plan_sweep
 from modpo.orchestration.session import Session
 from modpo.orchestration.stages import (
     RunState,
     annotation_is_done,
+    labels_are_done,
     missing_points,
+    missing_reward_models,
     missing_vertices,
     run_annotation,
+    run_labels,
     run_points,
+    run_reward_models,
     run_sft,
+    run_sweep_stage,
     sft_is_done,
+    start_path,
+    sweep_is_done,
 )
 
 Timings = dict[str, dict[str, Any]]
@@ -72,10 +79,21 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
     """
     with _opened(config, watcher) as (state, _):
         trained = [trial for trial in missing_points(state) if (final_dir(state.run_dir, trial)).exists()]
-        stage = Stage("evaluate", lambda: not trained, lambda: run_points(state, "point", trained))
+        done = not trained and is_complete(start_path(state))
+        stage = Stage("evaluate", lambda: done, lambda: run_sweep_stage(state, trained))
         earlier = read_stages(state.run_dir)
         timings = earlier | {"evaluate": _run_stage(stage, watcher, earlier)}
     return _report(state, timings, watcher)
+
+
+def label_prompts(config: SweepConfig, watcher: Watcher, read: LoadedData | None = None) -> Path:
+    """Runs a sweep as far as its labels and returns the folder of the pairs; the sweep itself goes on from there."""
+    with _opened(config, watcher, read) as (state, data):
+        earlier, stages = read_stages(state.run_dir), _stages(state, data)
+        until = [stage.name for stage in stages].index("label") + 1
+        timings = {stage.name: _run_stage(stage, watcher, earlier) for stage in stages[:until]}
+        write_json(state.run_dir / "stages.json", earlier | timings)
+        return Path(state.inputs.pairs)
 
 
 @contextmanager
@@ -88,7 +106,7 @@ def _opened(
         resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
-        _write_manifest(run_dir, config, [trial.trial_id for trial in plan.points])
+        _write_manifest(run_dir, config, plan)
         with Session(resolved, run_dir, num_trials=len(plan.trials)) as session, watcher.watching(session.snapshot):
             yield RunState(resolved, run_dir, plan, session), data
 
@@ -143,7 +161,7 @@ def _refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
 
 
 def _stages(state: RunState, data: LoadedData) -> list[Stage]:
-    config, inputs, plan = state.config, state.inputs, state.plan
+    config, inputs = state.config, state.inputs
     prepared = Path(inputs.prepared)
 
     def prepare() -> None:
@@ -156,11 +174,20 @@ def _stages(state: RunState, data: LoadedData) -> list[Stage]:
     return [
         Stage("prepare", lambda: is_complete(prepared), prepare),
         Stage("sft", lambda: sft_is_done(state), lambda: run_sft(state)),
+        *_optional_stages(state),
         Stage("reference", lambda: annotation_is_done(state, "reference"), lambda: run_annotation(state, "reference")),
         Stage("vertices", lambda: not missing_vertices(state), lambda: _run_vertices(state)),
         Stage("annotate", lambda: annotation_is_done(state, "rewards"), lambda: run_annotation(state, "rewards")),
-        Stage("sweep", lambda: not missing_points(state), lambda: run_points(state, "point", plan.points)),
+        Stage("sweep", lambda: sweep_is_done(state), lambda: run_sweep_stage(state, state.plan.points)),
     ]
+
+
+def _optional_stages(state: RunState) -> Iterator[Stage]:
+    """What most sweeps have no use for."""
+    if state.plan.reward_models:
+        yield Stage("reward_models", lambda: not missing_reward_models(state), lambda: run_reward_models(state))
+    if state.plan.labelled:
+        yield Stage("label", lambda: labels_are_done(state), lambda: run_labels(state))
 
 
 def _run_vertices(state: RunState) -> None:
@@ -242,7 +269,7 @@ def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError:
     )
 
 
-def _write_manifest(run_dir: Path, config: SweepConfig, trial_ids: list[str]) -> None:
+def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None:
     """The run's identity. Written again by every call, with the points of the present sweep."""
     path = run_dir / "run.json"
     created = read_json(path)["created_at"] if path.exists() else datetime.now(UTC).isoformat()
@@ -252,7 +279,11 @@ def _write_manifest(run_dir: Path, config: SweepConfig, trial_ids: list[str]) ->
             "config": config.model_dump(mode="json"),
             "config_digest": identity_digest(config),
             "created_at": created,
-            "trials": trial_ids,
+            "trials": [trial.trial_id for trial in plan.points],
+            "artifacts": {
+                stage: str(stage_path(run_dir, stage, digest).relative_to(run_dir))
+                for stage, digest in (("rewards", plan.rewards), ("start_evaluation", plan.measurement))
+            },
             "versions": {name: version(name) for name in RECORDED_VERSIONS},
         },
     )

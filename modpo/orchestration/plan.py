@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from modpo.artifacts import digest_of
-from modpo.config.checks import primary_candidates, weight_vectors
 from modpo.config.objectives import ObjectiveConfig
-from modpo.config.rewards import FunctionReward
+from modpo.config.points import training_sources, weight_vectors
+from modpo.config.rewards import TrainedReward
 from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex
+from modpo.orchestration.digests import (
+    PLAN_VERSION,
+    Inputs,
+    implicit_key,
+    labelled_digest,
+    prepared_digest,
+    scorer_key,
+    trained_reward_key,
+    training_key,
+)
 
-PLAN_VERSION = 1
+__all__ = ["FREE_SECTIONS", "Inputs", "SweepPlan", "identity_digest", "plan_sweep"]
 
 # The margin rewards come from the vertices: their seed must not follow the sweep's.
 VERTEX_SEED = 0
@@ -28,30 +38,20 @@ FREE_SECTIONS = ("sweep", "resources", "trackers", "evaluation", "name", "storag
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Content that a config names but does not hold.
-
-    Attributes:
-        data: digest of all rows.
-        model: digest of the start model's files, or its hub id and revision.
-        files: digest of everything else that is named: source of each `module:function`, adapters, DeepSpeed files.
-    """
-
-    data: str
-    model: str
-    files: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class SweepPlan:
-    """Digests of the stages and all trials; `vertices` by objective name, `points` in the order of the weights.
+    """Digests of the stages and all trials; `points` in the order of the weights.
 
     Attributes:
+        reward_models: by objective, of the reward models that the run trains.
+        labelled: empty where no pairs are made.
         measurement: digest of everything that points are measured with.
+        vertices: by objective: DPO models that an implicit reward comes from, or that are points of the sweep too.
     """
 
     prepared: str
     start_model: str
+    reward_models: dict[str, str]
+    labelled: str
     reference: str
     rewards: str
     measurement: str
@@ -73,61 +73,101 @@ def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     """All trials of a checked config."""
     model = [inputs.model, config.model.dtype, config.model.attn_implementation]
     sft = config.sft.model_dump(mode="json") if config.sft else None
-    prepared = digest_of([PLAN_VERSION, inputs.data, inputs.model, config.data.model_dump(), config.seed, bool(sft)])
+    prepared = prepared_digest(config, inputs)
     start_model = digest_of([prepared, model, sft]) if sft else digest_of([model])
-    reference = digest_of([prepared, start_model, model])
-    training = [
-        reference,
-        config.training.model_dump(mode="json", exclude={"beta": True, "deepspeed": {"config_file"}}),
-        inputs.files.get(config.training.deepspeed.config_file or "", ""),
-        _lora(config),
-        # The batch of one device is given, so their number changes the batch that is trained on.
-        config.resources.num_workers,
-    ]
-    vertices = {
-        o.name: _trial(config, vertex(len(config.objectives), index), config.vertex_beta(o), VERTEX_SEED, training)
-        for index, o in enumerate(config.objectives)
-        if o.pairs is not None
+    reward_models = {
+        objective.name: digest_of([prepared, start_model, trained_reward_key(config, objective.reward, inputs)])
+        for objective in config.objectives
+        if isinstance(objective.reward, TrainedReward)
     }
-    scoring = [_reward_key(config, objective, inputs, vertices) for objective in config.objectives]
-    rewards = digest_of([reference, scoring])
-    evaluation = config.evaluation.model_dump(mode="json")
-    enumerated = inputs.files.get(config.evaluation.enumerate or "", "")
-    measurement = digest_of([PLAN_VERSION, rewards, evaluation, enumerated, _units(config), config.seed])
+    scorers = {o.name: scorer_key(o, inputs, reward_models, template=config.data.template) for o in config.objectives}
+    units = [[objective.unit, objective.normalize] for objective in config.objectives]
+    labelled = labelled_digest(config, [prepared, start_model, units, scorers]) if config.label else ""
+    reference = digest_of([labelled or prepared, start_model, model])
+    planner = _Planner(config, inputs, [reference, *training_key(config, inputs)])
+    vertices = {o.name: planner.vertex(o) for o in config.objectives if config.has_pairs(o)}
+    scoring = [[scorers[o.name], implicit_key(config, o, inputs, vertices)] for o in config.objectives]
+    rewards = digest_of([reference, scoring, units])
     points = tuple(
-        _trial(config, weights, beta, seed, training if max(weights) == 1.0 else [*training, rewards])
+        planner.point(weights, beta, seed, rewards)
         for weights in weight_vectors(config)
         for beta in dict.fromkeys(config.sweep.betas or (config.training.beta,))
         for seed in dict.fromkeys(config.sweep.seeds)
     )
-    return SweepPlan(prepared, start_model, reference, rewards, measurement, vertices, points)
-
-
-def _trial(config: SweepConfig, weights: WeightVector, beta: float, seed: int, depends_on: list[Any]) -> TrialSpec:
-    primary = auto_primary(weights, primary_candidates(config, weights))
-    key = digest_of([depends_on, weights, _units(config), primary, beta, seed])[:8]
-    mixture = "-".join(f"{name[:12]}{weight:.3g}" for name, weight in zip(config.objective_names, weights, strict=True))
-    return TrialSpec(
-        trial_id=f"{mixture}_b{beta:g}_s{seed}_{key}", weights=weights, primary=primary, beta=beta, seed=seed
+    evaluation = config.evaluation.model_dump(mode="json")
+    enumerated = inputs.files.get(config.evaluation.enumerate or "", "")
+    return SweepPlan(
+        prepared=prepared,
+        start_model=start_model,
+        reward_models=reward_models,
+        labelled=labelled,
+        reference=reference,
+        rewards=rewards,
+        measurement=digest_of([PLAN_VERSION, rewards, evaluation, enumerated, config.seed]),
+        vertices=_needed_vertices(config, vertices, points),
+        points=points,
     )
 
 
-def _units(config: SweepConfig) -> list[float]:
-    return [objective.unit for objective in config.objectives]
+@dataclass(frozen=True)
+class _Planner:
+    """Names trials by everything that their trained weights depend on; `training` is what all of them share."""
+
+    config: SweepConfig
+    inputs: Inputs
+    training: list[Any]
+
+    def vertex(self, objective: ObjectiveConfig) -> TrialSpec:
+        """Plain DPO on the objective's own pairs, whatever loss the points of the sweep have."""
+        index = self.config.objectives.index(objective)
+        return self._named(
+            TrialSpec(
+                trial_id="",
+                weights=vertex(len(self.config.objectives), index),
+                primary=index,
+                beta=self.config.vertex_beta(objective),
+                seed=VERTEX_SEED,
+                loss_type="sigmoid",
+                sources=(index,),
+                uses_rewards=False,
+            ),
+            rewards="",
+        )
+
+    def point(self, weights: WeightVector, beta: float, seed: int, rewards: str) -> TrialSpec:
+        """A Pareto point; `rewards` is the digest of the annotation."""
+        config, loss_type = self.config, self.config.training.loss_type
+        sources = training_sources(config, weights, self.inputs.column_rewards)
+        if loss_type != "regression":
+            sources = (auto_primary(weights, sources),)
+        # With all weight on one objective there is no margin, and a declared unit is known before any reward is.
+        plain = max(weights) == 1.0 and config.objectives[sources[0]].normalize == "none"
+        return self._named(
+            TrialSpec(
+                trial_id="",
+                weights=weights,
+                primary=None if loss_type == "regression" else sources[0],
+                beta=beta,
+                seed=seed,
+                loss_type=loss_type,
+                sources=sources,
+                uses_rewards=not plain or loss_type in ("soft", "regression"),
+            ),
+            rewards=rewards,
+        )
+
+    def _named(self, trial: TrialSpec, *, rewards: str) -> TrialSpec:
+        names = self.config.objective_names
+        units = [objective.unit for objective in self.config.objectives]
+        key = digest_of([self.training, rewards if trial.uses_rewards else "", units, trial.model_dump(mode="json")])
+        mixture = "-".join(f"{name[:12]}{weight:.3g}" for name, weight in zip(names, trial.weights, strict=True))
+        return trial.model_copy(update={"trial_id": f"{mixture}_b{trial.beta:g}_s{trial.seed}_{key[:8]}"})
 
 
-def _lora(config: SweepConfig) -> dict[str, Any] | None:
-    return config.model.lora.model_dump(mode="json") if config.model.lora else None
-
-
-def _reward_key(
-    config: SweepConfig, objective: ObjectiveConfig, inputs: Inputs, vertices: Mapping[str, TrialSpec]
-) -> list[Any]:
-    """Everything that an objective's margin rewards depend on."""
-    implicit = config.implicit_reward(objective)
-    if isinstance(objective.reward, FunctionReward):
-        return [objective.reward.function, objective.direction, inputs.files.get(objective.reward.function, "")]
-    assert implicit is not None, "a reward is a function or implicit"
-    if implicit.adapter is not None:
-        return [implicit.adapter_beta, inputs.files.get(implicit.adapter, "")]
-    return [vertices[objective.name].trial_id, objective.unit, config.vertex_beta(objective)]
+def _needed_vertices(
+    config: SweepConfig, vertices: Mapping[str, TrialSpec], points: tuple[TrialSpec, ...]
+) -> dict[str, TrialSpec]:
+    """Those that an implicit reward comes from, and those that are ends of the front: they can be trained first."""
+    ends = {point.trial_id for point in points}
+    own = {o.name for o in config.objectives if (r := config.implicit_reward(o)) is not None and r.adapter is None}
+    return {name: trial for name, trial in vertices.items() if name in own or trial.trial_id in ends}

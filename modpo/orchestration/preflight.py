@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from modpo.config import SweepConfig, read_config
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
+from modpo.config.points import training_sources, weight_vectors
+from modpo.config.rewards import ModelReward, TrainedReward
 from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
 from modpo.orchestration.inputs import resolve_paths
@@ -45,6 +48,7 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
                 resolved = resolve_paths(config, Path(scratch))
                 data, found = read_data(resolved)
                 problems += found
+                problems += _check_columns(resolved, data) if not problems else ()
                 problems += _check_model(resolved)
     if problems:
         raise InputError([*problems, *setup])
@@ -80,16 +84,48 @@ def _check_machine(config: SweepConfig) -> tuple[Problem, ...]:
     return ()
 
 
-def _check_model(config: SweepConfig) -> tuple[Problem, ...]:
-    """Loads tokenizer and model config, not the weights."""
-    name = config.model.name_or_path
-    if name.startswith(DEMO_PREFIX) or not (is_hub_id(name) or (Path(name) / "config.json").is_file()):
-        return ()
+def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
+    """Whether rewards in columns stand where the loss of each weight vector needs them."""
+    columns = {name: loaded.column_rewards for name, loaded in data.objectives.items()}
+    for vector in weight_vectors(config):
+        if training_sources(config, vector) and not training_sources(config, vector, columns):
+            yield Problem(
+                code="MS-169",
+                what="a weighted objective has no numbers beside the responses that the loss would train on",
+                where="objectives",
+                got="; ".join(f"rows of {name}: {', '.join(sorted(has)) or 'none'}" for name, has in columns.items()),
+                wanted="the columns of every weighted objective in the rows of at least one that can be primary",
+                remedy="add the columns to the data, or leave out "
+                + ", ".join(f"{n}: {w:g}" for n, w in zip(config.objective_names, vector, strict=True)),
+            )
+
+
+def _check_model(config: SweepConfig) -> Iterator[Problem]:
+    """Loads tokenizers and model configs, not the weights."""
     # transformers takes seconds to import, and only a config that got so far needs it.
     from modpo.models import check_loadable
+    from modpo.rewards.classifier import ClassifierSource, check_classifier
 
+    name = config.model.name_or_path
+    if not name.startswith(DEMO_PREFIX) and _is_there(name):
+        yield from _problems_of(partial(check_loadable, config.model))
+    for objective in config.objectives:
+        reward = objective.reward
+        if isinstance(reward, ModelReward) and _is_there(reward.name_or_path):
+            source = ClassifierSource(reward.name_or_path, reward.revision, reward.dtype)
+            yield from _problems_of(partial(check_classifier, source, reward))
+        if isinstance(reward, TrainedReward) and reward.name_or_path and _is_there(reward.name_or_path):
+            source = ClassifierSource(reward.name_or_path)
+            yield from _problems_of(partial(check_classifier, source, reward, new_head=True))
+
+
+def _is_there(name_or_path: str) -> bool:
+    return is_hub_id(name_or_path) or (Path(name_or_path) / "config.json").is_file()
+
+
+def _problems_of(check: Callable[[], object]) -> tuple[Problem, ...]:
     try:
-        check_loadable(config.model)
+        check()
     except ModpoError as error:
         return error.problems
     return ()

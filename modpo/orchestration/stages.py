@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from modpo.artifacts import is_complete, stage_path
-from modpo.config.spec import StageInputs, TrialSpec, Work
+from modpo.config.spec import StageInputs, TrialSpec, Work, WorkKind
 from modpo.config.tree import SweepConfig
 from modpo.ledger import final_dir, is_finished, is_trained
 from modpo.orchestration.plan import SweepPlan
@@ -38,10 +38,15 @@ class RunState:
             ),
             reference=str(stage_path(self.run_dir, "reference", plan.reference)),
             rewards=str(stage_path(self.run_dir, "rewards", plan.rewards)),
+            pairs=str(stage_path(self.run_dir, "labelled", plan.labelled)) if plan.labelled else "",
+            reward_models={
+                name: str(stage_path(self.run_dir, "reward_model", digest))
+                for name, digest in plan.reward_models.items()
+            },
             vertices={name: str(final_dir(self.run_dir, trial)) for name, trial in plan.vertices.items()},
         )
 
-    def work(self, kind: Literal["sft", "vertex", "point"], work_id: str, trial: TrialSpec | None = None) -> Work:
+    def work(self, kind: WorkKind, work_id: str, trial: TrialSpec | None = None) -> Work:
         return Work(
             work_id=work_id,
             kind=kind,
@@ -63,6 +68,38 @@ def run_sft(state: RunState) -> None:
     shutil.rmtree(state.run_dir / "work" / f"sft-{state.plan.start_model}", ignore_errors=True)
 
 
+def missing_reward_models(state: RunState) -> list[str]:
+    """Objectives whose reward model is not trained yet."""
+    return [name for name, folder in state.inputs.reward_models.items() if not is_complete(Path(folder))]
+
+
+def run_reward_models(state: RunState) -> None:
+    """Trains all that are missing, at once where there are slots."""
+    works = {
+        name: state.work("reward_model", f"reward_model-{state.plan.reward_models[name]}").model_copy(
+            update={"objective": name, "output": state.inputs.reward_models[name]}
+        )
+        for name in missing_reward_models(state)
+    }
+    state.session.perform_all(list(works.values()))
+    for work in works.values():
+        shutil.rmtree(state.run_dir / "work" / work.work_id, ignore_errors=True)
+
+
+def labels_are_done(state: RunState) -> bool:
+    return is_complete(Path(state.inputs.training_pairs))
+
+
+def run_labels(state: RunState) -> None:
+    """Samples responses to all prompts, in as many shards as there are slots, and draws the labels."""
+    from modpo.label import LABEL_VERSION, merge_labels
+
+    output = Path(state.inputs.pairs)
+    work = _perform_shards(state, "label", output)
+    merge_labels(work, output=output, description={"stage": "labelled", "version": LABEL_VERSION})
+    shutil.rmtree(work.output, ignore_errors=True)
+
+
 def annotation_is_done(state: RunState, kind: Literal["reference", "rewards"]) -> bool:
     return is_complete(Path(getattr(state.inputs, kind)))
 
@@ -73,24 +110,24 @@ def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> No
     from modpo.annotate import ANNOTATE_VERSION, merge_shards
 
     output = Path(getattr(state.inputs, kind))
+    work = _perform_shards(state, kind, output)
+    merge_shards(work, output=output, description={"stage": kind, "version": ANNOTATE_VERSION})
+    shutil.rmtree(work.output, ignore_errors=True)
+
+
+def _perform_shards(state: RunState, kind: Literal["label", "reference", "rewards"], output: Path) -> Work:
+    """Fills a folder with one part a rank; returns the first piece of work, which names it."""
     count = state.session.num_slots
-    # Parts of another layout would leave completions out or have them twice.
-    parts = f"of-{count}x{state.config.resources.num_workers}"
+    # Parts of another layout would leave rows out or have them twice.
+    parts = f"{output.name}-of-{count}x{state.config.resources.num_workers}"
     works = [
-        Work(
-            work_id=f"{output.name}-{index}-{parts}",
-            kind=kind,
-            run_dir=str(state.run_dir),
-            config=state.config,
-            inputs=state.inputs,
-            output=str(state.run_dir / "work" / f"{output.name}-{parts}"),
-            shard=(index, count),
+        state.work(kind, f"{parts}-{index}").model_copy(
+            update={"output": str(state.run_dir / "work" / parts), "shard": (index, count)}
         )
         for index in range(count)
     ]
     state.session.perform_all(works)
-    merge_shards(works[0], output=output, description={"stage": kind, "version": ANNOTATE_VERSION})
-    shutil.rmtree(works[0].output, ignore_errors=True)
+    return works[0]
 
 
 def missing_vertices(state: RunState) -> list[TrialSpec]:
@@ -101,6 +138,23 @@ def missing_vertices(state: RunState) -> list[TrialSpec]:
 def missing_points(state: RunState) -> list[TrialSpec]:
     """Points of the sweep that are not trained and measured yet."""
     return [trial for trial in state.plan.points if not is_finished(state.run_dir, trial, state.plan.measurement)]
+
+
+def start_path(state: RunState) -> Path:
+    """Where the measurement of the start model is, or will be."""
+    return stage_path(state.run_dir, "start_evaluation", state.plan.measurement)
+
+
+def sweep_is_done(state: RunState) -> bool:
+    return is_complete(start_path(state)) and not missing_points(state)
+
+
+def run_sweep_stage(state: RunState, trials: Sequence[TrialSpec]) -> None:
+    """Measures the start model, which every point is compared with, then trains and measures these points."""
+    if not is_complete(start_path(state)):
+        work = state.work("start", f"start-{state.plan.measurement}")
+        state.session.perform_all([work.model_copy(update={"output": str(start_path(state))})])
+    run_points(state, "point", trials)
 
 
 def run_points(state: RunState, kind: Literal["vertex", "point"], trials: Sequence[TrialSpec]) -> None:

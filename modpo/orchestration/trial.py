@@ -67,7 +67,7 @@ def describe(work: Work) -> dict[str, Any]:
     return {
         "point": trial.trial_id,
         **{f"weight/{name}": weight for name, weight in weights},
-        "primary": work.config.objective_names[trial.primary],
+        "primary": trial.primary_name(work.config.objective_names) or "none",
         "beta": trial.beta,
         "seed": trial.seed,
     }

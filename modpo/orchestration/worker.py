@@ -15,10 +15,13 @@ import ray.train.torch
 import torch.distributed as dist
 
 from modpo.annotate import annotate_shard
+from modpo.config.optimisation import OptimisationConfig
+from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
 from modpo.errors import ModpoError, root_cause
 from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
-from modpo.evaluation.evaluate import evaluate_point
+from modpo.evaluation.evaluate import evaluate_point, evaluate_start
+from modpo.label import label_shard
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
@@ -26,6 +29,7 @@ from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
 from modpo.training.process_group import barrier, from_rank_zero
+from modpo.training.reward_model import train_reward_model
 from modpo.training.sft import train_sft
 
 logger = logging.getLogger(__name__)
@@ -130,19 +134,45 @@ def _annotate(work: Work, report: Report, rank: int) -> dict[str, Any]:
     return {"rows": annotate_shard(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())}
 
 
+def _label(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    context = ray.train.get_context()
+    return {
+        "rows": label_shard(
+            work,
+            rank=rank,
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+            report=lambda progress: report({"phase": "sampling", **progress}),
+        )
+    }
+
+
+def _start(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    report({"phase": "evaluating"})
+    world_size = ray.train.get_context().get_world_size()
+    evaluate_start(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())
+    return {}
+
+
+def _reward_model(work: Work, report: Report, rank: int) -> dict[str, Any]:
+    return {"steps": train_reward_model(work, hooks=_hooks(work, report, rank))}
+
+
 _WORK: dict[str, Callable[[Work, Report, int], dict[str, Any]]] = {
     "sft": _sft,
+    "reward_model": _reward_model,
+    "label": _label,
     "reference": _annotate,
     "rewards": _annotate,
     "vertex": _point,
+    "start": _start,
     "point": _point,
 }
 
 
 def _hooks(work: Work, report: Report, rank: int, on_progress: Callable[[Progress], None] | None = None) -> list[Hook]:
     """Rows of metrics for the desk and for metrics.jsonl, every logging_steps."""
-    settings = work.config.sft if work.kind == "sft" else work.config.training
-    assert settings is not None
+    settings = _settings(work)
     folder = Path(work.run_dir) / "work" / work.work_id
     if work.trial is not None:
         folder = point_dir(Path(work.run_dir), work.trial.trial_id)
@@ -158,3 +188,14 @@ def _hooks(work: Work, report: Report, rank: int, on_progress: Callable[[Progres
         return False
 
     return [Hook(settings.logging_steps, log)]
+
+
+def _settings(work: Work) -> OptimisationConfig:
+    if work.kind == "sft":
+        assert work.config.sft is not None
+        return work.config.sft
+    if work.kind == "reward_model":
+        reward = work.config.objective(work.objective).reward
+        assert isinstance(reward, TrainedReward)
+        return reward
+    return work.config.training

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from modpo.errors import InputError, Problem
@@ -43,19 +44,22 @@ class RewardScorer(Protocol):
         ...
 
 
-def finite(objective: str, values: Any, count: int) -> NDArray[np.float64]:
+def finite(objective: str, values: Any, count: int, *, batch: str = "of the batch") -> NDArray[np.float64]:
     """Rewards as a checked vector.
+
+    Args:
+        batch: which batch it is, as the message says it.
 
     Raises:
         InputError: not `count` numbers, or one that is not finite; the message names its position.
     """
-    try:
-        rewards = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        rewards = np.empty(0)
-    bad: list[int] = np.flatnonzero(~np.isfinite(rewards)).tolist() if rewards.shape == (count,) else []
-    if rewards.shape != (count,) or bad:
-        got = f"{rewards[bad[0]]} for response {bad[0]} of the batch" if bad else f"shape {rewards.shape}"
+    rewards, got = _as_numbers(values)
+    if not got and rewards.shape != (count,):
+        got = f"shape {rewards.shape} {batch}"
+    bad: list[int] = [] if got else np.flatnonzero(~np.isfinite(rewards)).tolist()
+    if bad:
+        got = f"{rewards[bad[0]]} for response {bad[0]} {batch}"
+    if got:
         raise InputError(
             Problem(
                 code="MS-231",
@@ -63,7 +67,23 @@ def finite(objective: str, values: Any, count: int) -> NDArray[np.float64]:
                 where=f"objectives ({objective}).reward",
                 got=got,
                 wanted=f"{count} finite numbers",
-                remedy="mend the reward function",
+                remedy="mend the reward function or model",
             )
         )
     return rewards
+
+
+def _as_numbers(values: Any) -> tuple[NDArray[np.float64], str]:
+    """(float64 array, empty text), or (empty array, what it is instead of numbers)."""
+    if isinstance(values, torch.Tensor):
+        # NumPy refuses tensors on a GPU, in bfloat16 or with a gradient.
+        values = values.detach().cpu().double()
+    try:
+        array = np.asarray(values)
+        # "1.5" would be read as a number.
+        has_texts = array.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in array.flat)
+        if array.dtype.kind in "biufO" and not has_texts:
+            return array.astype(float), ""
+    except (TypeError, ValueError):
+        pass
+    return np.empty(0), f"values that are no plain numbers, in a {type(values).__name__}"

@@ -1,4 +1,4 @@
-"""The kinds of reward: a Python function on texts, and the implicit reward of a DPO model."""
+"""Which scorer an objective's reward asks for, and the implicit reward of a DPO model."""
 
 from __future__ import annotations
 
@@ -13,25 +13,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from modpo.config.objectives import ObjectiveConfig
-from modpo.config.rewards import FunctionReward
+from modpo.config.rewards import FunctionReward, ModelReward, TrainedReward
 from modpo.config.spec import StageInputs
 from modpo.config.tree import ModelConfig, SweepConfig
 from modpo.errors import InputError, Problem
 from modpo.models import completion_logps, trained_model
 from modpo.rewards.base import Completion, RewardScorer, finite
-
-
-@dataclass(frozen=True)
-class FunctionScorer:
-    """`f(prompts, responses)` over the whole batch; `sign` is -1 for an objective to be minimised."""
-
-    objective: str
-    function: Callable[[list[Any], list[str]], Any]
-    sign: float
-
-    def score(self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]) -> NDArray[np.float64]:
-        prompts, responses = [c.prompt for c in completions], [c.response for c in completions]
-        return self.sign * finite(self.objective, self.function(prompts, responses), len(completions))
+from modpo.rewards.classifier import ClassifierScorer, ClassifierSource
+from modpo.rewards.function import FunctionScorer
 
 
 @dataclass(frozen=True)
@@ -66,19 +55,43 @@ def build_scorer(
     base: PreTrainedModel,
     pad_token_id: int,
 ) -> RewardScorer:
-    """The scorer that the config declares, or the implicit reward of the objective's own vertex."""
-    if isinstance(objective.reward, FunctionReward):
-        sign = 1.0 if objective.direction == "maximize" else -1.0
-        return FunctionScorer(objective.name, import_function(objective.reward.function), sign)
-    reward = config.implicit_reward(objective)
-    if reward is not None and reward.adapter is not None and reward.adapter_beta is not None:
-        folder, raw_beta = Path(reward.adapter), reward.adapter_beta
+    """The scorer that the config declares, or the implicit reward of the objective's own vertex.
+
+    The implicit one is also that of rewards that stand in the data (`columns`): new responses have no such number.
+    """
+    reward = objective.reward
+    if isinstance(reward, FunctionReward):
+        return FunctionScorer(objective.name, import_function(reward.function), reward, objective.sign)
+    if isinstance(reward, ModelReward):
+        source = ClassifierSource(reward.name_or_path, reward.revision, reward.dtype)
+        return ClassifierScorer(objective.name, source, reward, objective.sign, base, plain_template(config))
+    if isinstance(reward, TrainedReward):
+        source = ClassifierSource(inputs.reward_models[objective.name])
+        return ClassifierScorer(objective.name, source, reward, trained_sign(objective), base, plain_template(config))
+    implicit = config.implicit_reward(objective)
+    if implicit is not None and implicit.adapter is not None and implicit.adapter_beta is not None:
+        folder, raw_beta = Path(implicit.adapter), implicit.adapter_beta
     else:
         # A vertex is trained at w = e_j, where z = s_j beta_j Delta log: its raw reward has that scale.
         folder, raw_beta = Path(inputs.vertices[objective.name]), objective.unit * config.vertex_beta(objective)
     return ImplicitScorer(
         objective.name, base, config.model, folder, raw_beta, config.evaluation.batch_size, pad_token_id
     )
+
+
+def trained_sign(objective: ObjectiveConfig) -> float:
+    """What the output of a reward model that the run trained is multiplied by, so that higher is better.
+
+    A regression learns the numbers of its data as they are, and the objective's direction says which are better. Pairs
+    say that themselves: what Bradley-Terry learns from them is higher-is-better whatever the direction.
+    """
+    assert isinstance(objective.reward, TrainedReward)
+    return objective.sign if objective.reward.loss == "regression" else 1.0
+
+
+def plain_template(config: SweepConfig) -> str:
+    """What a classifier without any template reads: the prompt as the policy reads it, and the response."""
+    return (config.data.template or "{prompt}") + "{response}"
 
 
 def import_function(dotted: str) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modpo.artifacts import read_json
 from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch, SequenceBatch
 from modpo.data.prepared import ResponseText, TokenisedPair, read_columns, read_pairs
 from modpo.models import make_sequences, to_device
@@ -50,25 +51,50 @@ class AnnotatedPairs:
         )
 
 
+def read_units(rewards: Path) -> dict[str, float]:
+    """Size of one unit of each objective's raw reward, as the annotation fixed it."""
+    units: dict[str, float] = read_json(rewards / "units.json")
+    return units
+
+
 def read_annotated(
-    prepared: Path, reference: Path, rewards: Path | None, *, objective: str, names: Sequence[str], pad_token_id: int
+    pairs_folder: Path,
+    reference: Path,
+    rewards: Path | None,
+    *,
+    sources: Sequence[str],
+    weights: Mapping[str, float],
+    pad_token_id: int,
 ) -> AnnotatedPairs:
-    """The primary objective's training pairs joined with the annotation by pair_id.
+    """Training pairs joined with the annotation by pair_id.
 
     Args:
-        rewards: the rewards table, or None for plain DPO (a vertex), whose margin is zero by definition.
-        names: all objectives, in the order of the weight vector.
+        rewards: the rewards table, or None for plain DPO in declared units, which no reward enters.
+        sources: objectives whose pairs are trained on; of two that compare the same responses one is kept.
+        weights: of all objectives, in their order. The rewards of those without weight are not looked at, and are 0.
     """
-    pairs = read_pairs(prepared, split="train", objective=objective)
+    pairs = _distinct([pair for name in sources for pair in read_pairs(pairs_folder, split="train", objective=name)])
     ids = [pair.pair_id for pair in pairs]
     logps = read_columns(reference, ids, LOGPS_COLUMNS)
-    margin_rewards = np.zeros((len(pairs), 2, len(names)))
+    margin_rewards = np.zeros((len(pairs), 2, len(weights)))
+    weighted = [column for column, weight in enumerate(weights.values()) if weight > 0]
     if rewards is not None:
-        columns = [column for name in names for column in reward_columns(name)]
-        values = read_columns(rewards, ids, tuple(columns))
-        margin_rewards = np.stack([values[column] for column in columns], axis=-1).reshape(len(pairs), len(names), 2)
-        margin_rewards = margin_rewards.transpose(0, 2, 1)
+        names = [reward_columns(list(weights)[column]) for column in weighted]
+        values = read_columns(rewards, ids, tuple(name for both in names for name in both))
+        for column, both in zip(weighted, names, strict=True):
+            margin_rewards[:, :, column] = np.stack([values[name] for name in both], axis=-1)
     return AnnotatedPairs(pairs, np.stack([logps[c] for c in LOGPS_COLUMNS], axis=-1), margin_rewards, pad_token_id)
+
+
+def _distinct(pairs: list[TokenisedPair]) -> list[TokenisedPair]:
+    """Each comparison once over all objectives; within one objective, equal pairs are separate draws and stay."""
+    first_objective: dict[tuple[object, ...], str] = {}
+    return [
+        pair
+        for pair in pairs
+        if first_objective.setdefault((pair.prompt_ids, *sorted((pair.chosen_ids, pair.rejected_ids))), pair.objective)
+        == pair.objective
+    ]
 
 
 def text_batch(

@@ -15,7 +15,7 @@ from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InternalError, Problem
 from modpo.ledger import final_dir, point_dir
 from modpo.models import attach_adapter, checkpoint_activations, load_model, pair_logps, save_trained
-from modpo.training.batches import AnnotatedPairs, read_annotated
+from modpo.training.batches import AnnotatedPairs, read_annotated, read_units
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
@@ -27,13 +27,25 @@ from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_
 LOGPS_TOLERANCE_PER_TOKEN = {"float32": 2e-5, "bfloat16": 5e-2}
 
 
-def loss_settings(config: SweepConfig, work: Work) -> LossSettings:
-    assert work.trial is not None
+def loss_settings(work: Work) -> LossSettings:
+    """What the point of `work` asks of the loss, in the units that the annotation fixed."""
+    config, trial = work.config, work.trial
+    assert trial is not None
+    fixed = read_units(Path(work.inputs.rewards)) if trial.uses_rewards else {}
+    units = tuple(fixed.get(objective.name, objective.unit) for objective in config.objectives)
+    # Labels that the label stage drew, and those that the soft loss computes, are in the declared unit; the labels
+    # of users are in raw units.
+    own_labels = trial.loss_type == "soft" or (
+        trial.primary is not None and config.objective_names[trial.primary] in config.labelled()
+    )
     return LossSettings(
-        weights=work.trial.weights,
-        units=tuple(objective.unit for objective in config.objectives),
-        primary=work.trial.primary,
-        beta=work.trial.beta,
+        weights=trial.weights,
+        units=units,
+        primary=trial.primary,
+        beta=trial.beta,
+        loss_type=trial.loss_type,
+        label_smoothing=config.training.label_smoothing,
+        label_unit=units[trial.primary] if own_labels and trial.primary is not None else 1.0,
     )
 
 
@@ -50,7 +62,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     config, trial = work.config, work.trial
     directory = point_dir(Path(work.run_dir), trial.trial_id)
     data = _annotated_pairs(work)
-    settings = loss_settings(config, work)
+    settings = loss_settings(work)
     engine = build_engine(config, work.inputs.start_model, seed=trial.seed)
 
     def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
@@ -137,10 +149,10 @@ def _annotated_pairs(work: Work) -> AnnotatedPairs:
     config, inputs, trial = work.config, work.inputs, work.trial
     tokenizer = load_tokenizer(str(Path(inputs.prepared) / "tokenizer"))
     return read_annotated(
-        Path(inputs.prepared),
+        Path(inputs.training_pairs),
         Path(inputs.reference),
-        None if trial.is_vertex else Path(inputs.rewards),
-        objective=config.objective_names[trial.primary],
-        names=config.objective_names,
+        Path(inputs.rewards) if trial.uses_rewards else None,
+        sources=[config.objective_names[source] for source in trial.sources],
+        weights=dict(zip(config.objective_names, trial.weights, strict=True)),
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -41,8 +41,11 @@ ROWS = (
     ("ray_jobs",),
     ("modpo", "modpo.__main__", "modpo.cli", "modpo.api", "modpo.tables", "modpo.doctor"),
     ("modpo.orchestration", "modpo.serving"),
-    ("modpo.training", "modpo.annotate", "modpo.evaluation", "modpo.baselines", "modpo.analysis", "modpo.export"),
-    ("modpo.rewards", "modpo.label"),
+    (
+        *("modpo.training", "modpo.annotate", "modpo.label", "modpo.evaluation"),
+        *("modpo.baselines", "modpo.analysis", "modpo.export"),
+    ),
+    ("modpo.rewards",),
     ("modpo.models", "modpo.data"),
     ("modpo.config", "modpo.artifacts", "modpo.ledger", "modpo.telemetry"),
     ("modpo.core", "modpo.errors"),

@@ -108,8 +108,15 @@ def annotate(run_dir: Path, config: SweepConfig, *, kind: str, output: Path, sta
 def point_work(
     run_dir: Path, config: SweepConfig, *, trial_id: str = "p", weights: tuple[float, ...] = (0.5, 0.5), seed: int = 0
 ) -> Work:
+    primary = weights.index(max(weights))
     trial = TrialSpec(
-        trial_id=trial_id, weights=weights, primary=weights.index(max(weights)), beta=config.training.beta, seed=seed
+        trial_id=trial_id,
+        weights=weights,
+        primary=primary,
+        beta=config.training.beta,
+        seed=seed,
+        sources=(primary,),
+        uses_rewards=max(weights) < 1,
     )
     return _work(run_dir, config, kind="point", output=Path()).model_copy(update={"trial": trial})
 
@@ -121,8 +128,8 @@ def annotated_pairs(run_dir: Path, work: Work, *, reference: Path | None = None)
         run_dir / "prepared",
         reference or run_dir / "reference",
         run_dir / "rewards",
-        objective=work.config.objective_names[work.trial.primary],
-        names=work.config.objective_names,
+        sources=[work.config.objective_names[source] for source in work.trial.sources],
+        weights=dict(zip(work.config.objective_names, work.trial.weights, strict=True)),
         pad_token_id=load_tokenizer(str(run_dir / "prepared" / "tokenizer")).pad_token_id,
     )
 
@@ -144,7 +151,7 @@ def train_to_end(
         look: called with the engine after the last step, before it is closed.
     """
     work = point_work(run_dir, config, weights=weights)
-    data, settings = annotated_pairs(run_dir, work), loss_settings(config, work)
+    data, settings = annotated_pairs(run_dir, work), loss_settings(work)
     engine = build_engine(config, str(run_dir / "start"), seed=0)
     losses: list[float] = []
     grad_norms: list[float] = []

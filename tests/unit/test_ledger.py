@@ -24,7 +24,8 @@ from tests.sweeps import raw_sweep
 
 
 def trial(trial_id: str = "vivid0.5", **changes: Any) -> TrialSpec:
-    return TrialSpec(**{"trial_id": trial_id, "weights": (0.5, 0.5), "primary": 0, "beta": 0.1, "seed": 0, **changes})
+    fields = {"weights": (0.5, 0.5), "primary": 0, "beta": 0.1, "seed": 0, "sources": (0,), "uses_rewards": True}
+    return TrialSpec(**{"trial_id": trial_id, **fields, **changes})
 
 
 @pytest.fixture
@@ -90,6 +91,6 @@ def test_finished_means_measured_under_this_digest(tmp_path: Path) -> None:
     assert not is_finished(tmp_path, trial(), "digest")
 
 
-def test_a_vertex_is_all_weight_on_the_primary() -> None:
-    assert trial(weights=(0.0, 1.0), primary=1).is_vertex
-    assert not trial(weights=(0.5, 0.5)).is_vertex
+def test_a_trial_without_labels_has_no_primary() -> None:
+    assert trial(primary=1).primary_name(["vivid", "brief"]) == "brief"
+    assert trial(primary=None, loss_type="regression", sources=(0, 1)).primary_name(["vivid", "brief"]) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class MadePoint:
         values: objective values of each held-out prompt; None leaves the point without an evaluation.
         exact: objective values of the exact optimum, where answers are enumerated.
         responses: one response for each prompt; made up if left out.
+        units: of the objectives whose unit is not 1.
     """
 
     trial_id: str
@@ -41,6 +42,7 @@ class MadePoint:
     kl: float = 2.0
     prompts: Sequence[str] = field(default_factory=tuple)
     responses: Sequence[str] = field(default_factory=tuple)
+    units: Mapping[str, float] = field(default_factory=dict)
 
 
 def everywhere(*values: float, num_prompts: int = 4) -> list[list[float]]:
@@ -77,6 +79,7 @@ def write_run(run_dir: Path, config: SweepConfig, points: Sequence[MadePoint], *
             "versions": {"modpo": "0.1.0", "torch": "2.13.0"},
             "created_at": "2026-01-02T03:04:05+00:00",
             "trials": list(trials) or [point.trial_id for point in points],
+            "artifacts": {"rewards": "artifacts/rewards-00ff", "start_evaluation": "artifacts/start_evaluation-00ff"},
         },
     )
     write_json(
@@ -90,12 +93,15 @@ def write_run(run_dir: Path, config: SweepConfig, points: Sequence[MadePoint], *
 
 def _write_point(run_dir: Path, config: SweepConfig, point: MadePoint) -> None:
     names = config.objective_names
+    primary = max(range(len(names)), key=lambda k: point.weights[k])
     trial = TrialSpec(
         trial_id=point.trial_id,
         weights=point.weights,
-        primary=max(range(len(names)), key=lambda k: point.weights[k]),
+        primary=primary,
         beta=point.beta,
         seed=point.seed,
+        sources=(primary,),
+        uses_rewards=max(point.weights) < 1,
     )
     record = PointRecord.model_validate(
         {"spec": trial, "status": point.status, "error": point.error, "device_seconds": 12.5}
@@ -143,6 +149,7 @@ def _result(names: Sequence[str], point: MadePoint, values: Sequence[Sequence[fl
         "kl_k1": point.kl,
         "j_w": _around(j_w),
         "pair_accuracy": {name: _around(0.7) for name in names},
+        "units": dict.fromkeys(names, 1.0) | dict(point.units),
         "self_scored": [],
         "num_prompts": len(values),
         "num_samples": len(values),

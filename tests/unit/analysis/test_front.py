@@ -246,10 +246,18 @@ def test_objectives_say_unit_direction_and_who_scores_them(tmp_path: Path) -> No
     raw["objectives"][1] |= {"direction": "minimize"}
     summary = summarise_run(write_run(tmp_path, parse_config(raw), []))
     assert summary["objectives"] == [
-        {"name": "vivid", "unit": 2.0, "direction": "maximize", "self_scored": True},
-        {"name": "brief", "unit": 1.0, "direction": "minimize", "self_scored": False},
+        {"name": "vivid", "unit": 2.0, "normalize": "none", "direction": "maximize", "self_scored": True},
+        {"name": "brief", "unit": 1.0, "normalize": "none", "direction": "minimize", "self_scored": False},
     ]
     assert (summary["name"], summary["level"], summary["config_digest"]) == ("small", 0.95, "0123456789abcdef")
+
+
+def test_a_fitted_unit_is_the_one_that_points_were_measured_in(tmp_path: Path) -> None:
+    point = MadePoint(trial_id="a", weights=VIVID, values=everywhere(1, 1), units={"vivid": 1.0, "brief": 3.5})
+    raw = TWO.model_dump(mode="json")
+    raw["objectives"][1] |= {"normalize": "std"}
+    found = summarise_run(write_run(tmp_path, parse_config(raw), [point]))["objectives"][1]
+    assert (found["unit"], found["normalize"]) == (3.5, "std")
 
 
 def test_stages_stand_in_the_order_of_the_pipeline(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from modpo.config import load_config, parse_config
-from modpo.config.checks import check_config, primary_candidates, weight_vectors
+from modpo.config.checks import check_config
 from modpo.config.disk import is_hub_id
+from modpo.config.points import primary_candidates, weight_vectors
 from modpo.errors import Problem
 from tests.sweeps import raw_sweep, write_sweep
 

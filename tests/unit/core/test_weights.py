@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from modpo.core.weights import auto_primary, check_weights, eligible_primaries, simplex_lattice, vertex
+from modpo.core.weights import (
+    auto_primary,
+    check_weights,
+    eligible_primaries,
+    regression_sources,
+    simplex_lattice,
+    vertex,
+)
 
 
 def test_two_objectives_with_four_divisions() -> None:
@@ -61,22 +68,27 @@ def test_vectors_off_the_simplex_are_refused(weights: tuple[float, ...], message
         check_weights(weights)
 
 
+ALL = {0, 1, 2}
+
+
 @pytest.mark.parametrize(
-    ("weights", "with_pairs", "with_reward", "eligible"),
+    ("weights", "scored_on", "eligible", "sources"),
     [
-        ((0.2, 0.5, 0.3), {0, 1, 2}, {0, 1, 2}, (0, 1, 2)),
-        ((0.2, 0.5, 0.3), {0, 2}, {0, 1, 2}, (0, 2)),  # 1 has no pairs to label with
-        ((0.2, 0.5, 0.3), {0, 1, 2}, {0, 2}, (1,)),  # only as the primary does 1 need no reward
-        ((0.2, 0.5, 0.3), {0, 1, 2}, {0}, ()),  # 1 and 2 have no reward, one of them is always a margin
-        ((0.0, 0.5, 0.5), {0, 1}, {1, 2}, (1,)),  # no weight, no label: z divides by it
-        ((0.0, 1.0, 0.0), {1}, set(), (1,)),  # a vertex is plain DPO and needs no reward
-        ((0.0, 1.0, 0.0), {0, 2}, {0, 1, 2}, ()),
+        ((0.2, 0.5, 0.3), {0: ALL, 1: ALL, 2: ALL}, (0, 1, 2), (0, 1, 2)),
+        ((0.2, 0.5, 0.3), {0: ALL, 2: ALL}, (0, 2), (0, 2)),  # 1 has no pairs
+        ((0.2, 0.5, 0.3), {0: {0, 2}, 1: {0, 2}, 2: {0, 2}}, (1,), ()),  # only as the primary does 1 need no reward
+        ((0.2, 0.5, 0.3), {0: {0}, 1: {0}, 2: {0}}, (), ()),  # one of 1 and 2 is always a margin
+        ((0.0, 0.5, 0.5), {0: {1, 2}, 1: {1, 2}}, (1,), (0, 1)),  # without weight no label, but a regression has none
+        ((0.0, 1.0, 0.0), {1: set()}, (1,), ()),  # a vertex is plain DPO and needs no reward
+        ((0.0, 1.0, 0.0), {0: ALL, 2: ALL}, (), (0, 2)),
+        ((0.5, 0.5, 0.0), {0: {0}, 1: {0, 1}}, (1,), (1,)),  # the rewards of 1 stand only beside its own responses
     ],
 )
-def test_who_can_label_the_loss(
-    weights: tuple[float, ...], with_pairs: set[int], with_reward: set[int], eligible: tuple[int, ...]
+def test_whose_pairs_can_train_a_point(
+    weights: tuple[float, ...], scored_on: dict[int, set[int]], eligible: tuple[int, ...], sources: tuple[int, ...]
 ) -> None:
-    assert eligible_primaries(weights, with_pairs=with_pairs, with_reward=with_reward) == eligible
+    assert eligible_primaries(weights, scored_on) == eligible
+    assert regression_sources(weights, scored_on) == sources
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from modpo.config.tree import SweepConfig
-from modpo.orchestration.plan import Inputs, SweepPlan, identity_digest, plan_sweep
+from modpo.orchestration.digests import Inputs
+from modpo.orchestration.plan import SweepPlan, identity_digest, plan_sweep
 
 INPUTS = Inputs(data="d", model="m", files={"rewards:short": "f"})
 
@@ -144,3 +145,92 @@ def test_the_number_of_workers_is_part_of_a_trial() -> None:
     """The batch of one device is given: more workers train on larger batches."""
     one, two = (plan_sweep(config(resources={"num_workers": count}), INPUTS) for count in (1, 2))
     assert not {trial.trial_id for trial in one.trials} & {trial.trial_id for trial in two.trials}
+
+
+def with_objective(number: int, **changes: Any) -> SweepConfig:
+    raw = config().model_dump(mode="json")
+    raw["objectives"][number] |= changes
+    return SweepConfig.model_validate(raw)
+
+
+class TestVertices:
+    """A vertex is trained for its implicit reward, or because it is a point of the sweep anyway."""
+
+    def test_none_is_trained_that_nothing_needs(self) -> None:
+        """`short` has a scorer of its own, and with another beta its vertex is no end of the front."""
+        plan = plan_sweep(with_objective(1, beta=0.3), INPUTS)
+        assert list(plan.vertices) == ["helpful"]
+
+    def test_the_model_behind_an_implicit_reward_is_plain_dpo_whatever_the_loss(self) -> None:
+        plan = plan_sweep(config(training={"loss_type": "soft"}), INPUTS)
+        assert plan.vertices["helpful"].loss_type == "sigmoid" and not plan.vertices["helpful"].uses_rewards
+        assert {trial.loss_type for trial in plan.points} == {"soft"}
+        assert all(trial.uses_rewards for trial in plan.points), "soft labels come from rewards, at the ends too"
+
+    def test_a_fitted_unit_is_not_known_when_vertices_train(self) -> None:
+        plan = plan_sweep(with_objective(0, normalize="std"), INPUTS)
+        assert plan.points[0].weights == (1, 0) and plan.points[0].uses_rewards
+        assert plan.points[0].trial_id != plan.vertices["helpful"].trial_id
+        assert plan.vertices["short"] == plan.points[-1] and not plan.points[-1].uses_rewards
+
+
+class TestRegression:
+    def test_no_labels_no_primary_and_the_pairs_of_all(self) -> None:
+        plan = plan_sweep(config(training={"loss_type": "regression"}), INPUTS)
+        assert {(trial.primary, trial.sources) for trial in plan.points} == {(None, (0, 1))}
+
+    def test_only_pairs_on_which_every_weighted_objective_is_known(self) -> None:
+        """Numbers of `short` stand in the rows of its own pairs alone."""
+        columns = {"type": "columns", "chosen": "a", "rejected": "b"}
+        sweep = with_objective(1, reward=columns)
+        sweep = sweep.model_copy(update={"training": sweep.training.model_copy(update={"loss_type": "regression"})})
+        inputs = Inputs("d", "m", {}, {"helpful": frozenset(), "short": frozenset({"short"})})
+        assert [trial.sources for trial in plan_sweep(sweep, inputs).points] == [(0, 1), (1,), (1,), (1,), (1,)]
+
+
+def test_numbers_in_columns_decide_who_can_be_primary() -> None:
+    """At (0.75, 0.25) `helpful` weighs most, but on its pairs nobody knows how short the responses are."""
+    sweep = with_objective(1, reward={"type": "columns", "chosen": "a", "rejected": "b"})
+    everywhere = Inputs("d", "m", {}, {"helpful": frozenset({"short"}), "short": frozenset({"short"})})
+    beside_own = Inputs("d", "m", {}, {"helpful": frozenset(), "short": frozenset({"short"})})
+    assert [trial.primary for trial in plan_sweep(sweep, everywhere).points] == [0, 0, 0, 1, 1]
+    assert [trial.primary for trial in plan_sweep(sweep, beside_own).points] == [0, 1, 1, 1, 1]
+
+
+class TestLabels:
+    """Pairs made from prompts: everything downstream hangs on how they were made."""
+
+    def labelled(self, **label: Any) -> SweepConfig:
+        raw = config().model_dump(mode="json")
+        raw["objectives"][1]["pairs"] = None
+        return SweepConfig.model_validate(raw | {"label": {"prompts": {"path": "p.jsonl"}, **label}})
+
+    def test_an_objective_with_a_scorer_gets_pairs_and_can_label_the_loss(self) -> None:
+        plan = plan_sweep(self.labelled(), INPUTS)
+        assert self.labelled().labelled() == ("short",)
+        assert [trial.primary for trial in plan.points] == [0, 0, 0, 1, 1]
+
+    def test_what_the_labels_depend_on(self) -> None:
+        before = plan_sweep(self.labelled(), INPUTS)
+        for changed, inputs in (
+            (self.labelled(responses_per_prompt=5), INPUTS),
+            (self.labelled(), Inputs("d", "m", {"rewards:short": "edited"})),
+        ):
+            after = plan_sweep(changed, inputs)
+            assert after.prepared == before.prepared and after.labelled != before.labelled
+            assert after.reference != before.reference
+            assert not {trial.trial_id for trial in after.trials} & {trial.trial_id for trial in before.trials}
+
+    def test_without_the_stage_there_is_no_artefact(self) -> None:
+        assert plan_sweep(config(), INPUTS).labelled == ""
+
+
+def test_a_reward_model_of_the_run_is_trained_again_when_its_settings_change() -> None:
+    trained = {"type": "trained", "name_or_path": "org/small"}
+    before, other_rate, other_batch = (
+        plan_sweep(with_objective(1, reward={**trained, **change}), INPUTS)
+        for change in ({}, {"learning_rate": 1e-5}, {"batch_size": 3})
+    )
+    assert before.reward_models["short"] != other_rate.reward_models["short"]
+    assert before.rewards != other_rate.rewards and before.reference == other_rate.reference
+    assert before.reward_models == other_batch.reward_models, "how many texts are scored at once changes nothing"

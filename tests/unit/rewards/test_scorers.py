@@ -18,7 +18,9 @@ from modpo.config.tree import LoraConfig
 from modpo.errors import InputError, Problem
 from modpo.models import attach_adapter, completion_logps, load_model, save_trained
 from modpo.rewards.base import Completion, finite
-from modpo.rewards.scorers import FunctionScorer, ImplicitScorer, build_scorer, import_function
+from modpo.rewards.classifier import ClassifierScorer, ClassifierSource
+from modpo.rewards.function import FunctionScorer
+from modpo.rewards.scorers import ImplicitScorer, build_scorer, import_function
 from tests.sweeps import VIVID, world_sweep
 
 PAD = 0
@@ -30,10 +32,6 @@ COMPLETIONS = [
 ]
 
 
-def num_words(prompts: list[Any], responses: list[str]) -> list[int]:
-    return [len(response.split()) for response in responses]
-
-
 def refused(call: Callable[[], Any]) -> Problem:
     with pytest.raises(InputError) as caught:
         call()
@@ -42,38 +40,18 @@ def refused(call: Callable[[], Any]) -> Problem:
 
 
 class TestFunction:
-    def test_scores_texts_in_one_call(self) -> None:
-        calls: list[tuple[list[Any], list[str]]] = []
-
-        def score(prompts: list[Any], responses: list[str]) -> list[int]:
-            calls.append((prompts, responses))
-            return num_words(prompts, responses)
-
-        rewards = FunctionScorer("brief", score, 1.0).score(COMPLETIONS, reference_logps=NO_LOGPS)
-        assert rewards.tolist() == [2, 1, 3]
-        assert calls == [(["Hi", "Hi", [{"role": "user", "content": "Hi"}]], ["one two", "one", "one two three"])]
-
-    def test_minimize_negates_once(self) -> None:
-        rewards = FunctionScorer("brief", num_words, -1.0).score(COMPLETIONS, reference_logps=NO_LOGPS)
-        assert rewards.tolist() == [-2, -1, -3]
-
-    @pytest.mark.parametrize("wrap", [list, tuple, np.array, torch.tensor, lambda v: np.array(v, dtype=np.float32)])
-    def test_any_vector_of_numbers_will_do(self, wrap: Callable[[list[int]], Any]) -> None:
-        scorer = FunctionScorer("brief", lambda prompts, responses: wrap(num_words(prompts, responses)), 1.0)
-        rewards = scorer.score(COMPLETIONS, reference_logps=NO_LOGPS)
-        assert rewards.dtype == np.float64
-        assert rewards.tolist() == [2, 1, 3]
-
     @pytest.mark.parametrize(
         ("values", "got"),
         [
             ([1.0, math.nan, 2.0], "nan for response 1 of the batch"),
             ([math.inf, 1.0, math.nan], "inf for response 0 of the batch"),
-            ([1.0, 2.0], "shape (2,)"),
-            ([[1.0], [2.0], [3.0]], "shape (3, 1)"),
-            (1.0, "shape ()"),
-            (["one", "two", "three"], "shape (0,)"),
-            ([1.0, [2.0], 3.0], "shape (0,)"),
+            ([1.0, 2.0], "shape (2,) of the batch"),
+            ([[1.0], [2.0], [3.0]], "shape (3, 1) of the batch"),
+            (1.0, "shape () of the batch"),
+            (["one", "two", "three"], "values that are no plain numbers, in a list"),
+            (("1", "2", "3"), "values that are no plain numbers, in a tuple"),
+            ([1.0, [2.0], 3.0], "values that are no plain numbers, in a list"),
+            ([1.0, None, 3.0], "nan for response 1 of the batch"),
         ],
     )
     def test_what_is_not_one_finite_number_per_response_is_refused(self, values: Any, got: str) -> None:
@@ -199,3 +177,53 @@ def test_declared_function_with_its_direction(demo_world: Path, direction: str, 
     assert isinstance(scorer, FunctionScorer)
     completion = Completion("Tell me about the fox at dawn .", "the golden fox rests .", (5,), (6, 2))
     assert scorer.score([completion], reference_logps=NO_LOGPS).tolist() == pytest.approx([sign * 1.4])
+
+
+class TestDeclaredClassifiers:
+    """Sign, source and template of the scorers that model and trained rewards get."""
+
+    BASE: Any = torch.nn.Identity()
+
+    def scorer(self, demo_world: Path, reward: dict[str, Any], **objective: Any) -> ClassifierScorer:
+        raw = world_sweep(demo_world).model_dump(mode="json")
+        raw["objectives"][0] |= {"reward": reward, **objective}
+        config = SweepConfig.model_validate(raw)
+        inputs = StageInputs(prepared="", start_model="", reward_models={"vivid": "/trained/vivid"})
+        scorer = build_scorer(config, config.objectives[0], inputs, base=self.BASE, pad_token_id=PAD)
+        assert isinstance(scorer, ClassifierScorer)
+        return scorer
+
+    @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1.0), ("minimize", -1.0)])
+    def test_a_users_model_scores_in_its_own_direction(self, demo_world: Path, direction: str, sign: float) -> None:
+        reward = {"type": "model", "name_or_path": "/models/cost", "revision": "abc", "dtype": "bfloat16", "output": 1}
+        scorer = self.scorer(demo_world, reward, direction=direction)
+        assert scorer.sign == sign
+        assert scorer.source == ClassifierSource("/models/cost", "abc", "bfloat16")
+        assert scorer.settings.output == 1
+        assert scorer.fallback == "{prompt}\n{response}"
+
+    @pytest.mark.parametrize("direction", ["maximize", "minimize"])
+    def test_a_model_of_pairs_is_higher_is_better_whatever_the_direction(
+        self, demo_world: Path, direction: str
+    ) -> None:
+        """Pairs say what is better; pairs formed from numbers were turned round when they were formed."""
+        scorer = self.scorer(demo_world, {"type": "trained"}, direction=direction)
+        assert (scorer.sign, scorer.source) == (1.0, ClassifierSource("/trained/vivid"))
+
+    @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1.0), ("minimize", -1.0)])
+    def test_a_model_of_raw_numbers_is_turned_round_when_it_scores(
+        self, demo_world: Path, direction: str, sign: float
+    ) -> None:
+        reward = {"type": "trained", "loss": "regression", "data": {"path": "numbers.jsonl"}}
+        assert self.scorer(demo_world, reward, direction=direction).sign == sign
+
+
+def test_new_responses_of_an_objective_with_columns_have_its_own_implicit_reward(demo_world: Path) -> None:
+    raw = world_sweep(demo_world).model_dump(mode="json")
+    raw["objectives"][0] |= {"reward": {"type": "columns", "chosen": "a", "rejected": "b"}, "unit": 4.0}
+    config = SweepConfig.model_validate(raw)
+    inputs = StageInputs(prepared="", start_model="", vertices={"vivid": "/vertices/vivid"})
+    base: Any = torch.nn.Identity()
+    scorer = build_scorer(config, config.objectives[0], inputs, base=base, pad_token_id=PAD)
+    assert isinstance(scorer, ImplicitScorer)
+    assert (scorer.folder, scorer.raw_beta) == (Path("/vertices/vivid"), 4 * config.training.beta)

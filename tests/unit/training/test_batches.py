@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,16 +57,29 @@ def artefacts(tmp_path: Path) -> tuple[Path, Path, Path]:
     return folders
 
 
-def read(artefacts: tuple[Path, Path, Path], *, objective: str = "vivid", with_rewards: bool = True) -> AnnotatedPairs:
+WEIGHTS = dict.fromkeys(NAMES, 1 / len(NAMES))
+
+
+def read(
+    artefacts: tuple[Path, Path, Path],
+    *sources: str,
+    with_rewards: bool = True,
+    weights: Mapping[str, float] = WEIGHTS,
+) -> AnnotatedPairs:
     prepared, reference, rewards = artefacts
     return read_annotated(
-        prepared, reference, rewards if with_rewards else None, objective=objective, names=NAMES, pad_token_id=0
+        prepared,
+        reference,
+        rewards if with_rewards else None,
+        sources=sources or ["vivid"],
+        weights=weights,
+        pad_token_id=0,
     )
 
 
 def test_training_pairs_of_the_primary_objective_only(artefacts: tuple[Path, Path, Path]) -> None:
     assert [pair.pair_id for pair in read(artefacts).pairs] == ["p1", "p3"]
-    assert [pair.pair_id for pair in read(artefacts, objective="brief").pairs] == ["p2"]
+    assert [pair.pair_id for pair in read(artefacts, "brief").pairs] == ["p2"]
 
 
 def test_every_number_stands_beside_its_pair_side_and_objective(artefacts: tuple[Path, Path, Path]) -> None:
@@ -78,9 +93,35 @@ def test_every_number_stands_beside_its_pair_side_and_objective(artefacts: tuple
 
 
 def test_order_of_the_objectives_is_the_callers(artefacts: tuple[Path, Path, Path]) -> None:
-    prepared, reference, rewards = artefacts
-    turned = read_annotated(prepared, reference, rewards, objective="vivid", names=NAMES[::-1], pad_token_id=0)
+    turned = read(artefacts, weights=dict.fromkeys(NAMES[::-1], 1 / 3))
     assert turned.batch([0], CPU).margin_rewards.chosen.tolist() == [[31.1, 21.1, 11.1]]
+
+
+def test_rewards_without_weight_are_not_looked_at(artefacts: tuple[Path, Path, Path]) -> None:
+    """They may not even be known on these pairs: NaN there must not reach the loss."""
+    path = artefacts[2] / "table.parquet"
+    table = pyarrow.parquet.read_table(path)
+    for column in reward_columns(NAMES[1]):
+        position = table.column_names.index(column)
+        table = table.set_column(position, column, pyarrow.array([math.nan] * len(table)))
+    pyarrow.parquet.write_table(table, path)
+    weights = {NAMES[0]: 0.5, NAMES[1]: 0.0, NAMES[2]: 0.5}
+    assert read(artefacts, weights=weights).batch([0], CPU).margin_rewards.chosen.tolist() == [[11.1, 0.0, 31.1]]
+
+
+def test_a_regression_trains_on_each_comparison_once(artefacts: tuple[Path, Path, Path]) -> None:
+    """p6 compares the responses of p1 for another objective, and the other way round; p7 is a second draw of p1."""
+    path = artefacts[0] / "pairs.parquet"
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    first = rows[0]
+    swapped = {"chosen_ids": first["rejected_ids"], "rejected_ids": first["chosen_ids"]}
+    rows += [{**first, **swapped, "pair_id": "p6", "objective": "brief"}, {**first, "pair_id": "p7"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    for folder in artefacts[1:]:
+        table = pyarrow.parquet.read_table(folder / "table.parquet").to_pylist()
+        again = [{**table[0], "pair_id": name} for name in ("p6", "p7")]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table + again), folder / "table.parquet")
+    assert [pair.pair_id for pair in read(artefacts, "vivid", "brief").pairs] == ["p1", "p3", "p7", "p2"]
 
 
 def test_sequences_are_all_chosen_then_all_rejected(artefacts: tuple[Path, Path, Path]) -> None:

@@ -1,0 +1,83 @@
+"""Rewards that need no model: what a text's words, sentences and length say. `f(prompts, responses) -> list of numbers`.
+
+Each is a reward function as a sweep file names it: `reward: {type: function, function: "modpo.rewards.rules:sentiment"}`.
+`sentiment` and `reading_ease` need `pip install 'modpo[rules]'`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"']?\s+")
+WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+
+TARGET_WORDS = 40
+FEWEST_WORDS = 10
+EASIEST, HARDEST = 121.22, -100.0
+
+
+def sentiment(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """Mean VADER compound score of the sentences, -1 (negative) to 1 (positive); 0 for a text without words.
+
+    Per sentence, so that length does not buy it: VADER's score of a whole text grows with every positive word.
+    """
+    return [_mean([_analyser().polarity_scores(text)["compound"] for text in sentences(r)]) for r in responses]
+
+
+def reading_ease(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """Flesch reading ease, 206.835 - 1.015 words per sentence - 84.6 syllables per word, from -100 to 121.22.
+
+    A text without words is as hard as can be: nothing can be read in it.
+    """
+    return [_flesch(response) for response in responses]
+
+
+def near_target_length(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """-|words - 40| / 40, at best 0; below 10 words -2, so that saying nothing is never the shortest way."""
+    lengths = [len(response.split()) for response in responses]
+    return [-2.0 if words < FEWEST_WORDS else -abs(words - TARGET_WORDS) / TARGET_WORDS for words in lengths]
+
+
+def brevity(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """Minus the number of words, without a floor: what it wants most is silence. The report flags such a collapse."""
+    return [-float(len(response.split())) for response in responses]
+
+
+def sentences(text: str) -> list[str]:
+    """Parts of a text that end with a full stop, question or exclamation mark and have a word."""
+    return [part for part in SENTENCE_END.split(text.strip()) if WORD.search(part)]
+
+
+def syllables(word: str) -> int:
+    """At least one; by the hyphenation points of American English."""
+    return len(_hyphenator().positions(word)) + 1
+
+
+def _flesch(text: str) -> float:
+    words, parts = WORD.findall(text), sentences(text)
+    if not words:
+        return HARDEST
+    ease = 206.835 - 1.015 * len(words) / len(parts) - 84.6 * sum(map(syllables, words)) / len(words)
+    return min(EASIEST, max(HARDEST, ease))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+@functools.cache
+def _analyser() -> Any:
+    # Both packages are extras, and only the functions that need them ask for them.
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # noqa: PLC0415
+
+    return SentimentIntensityAnalyzer()
+
+
+@functools.cache
+def _hyphenator() -> Any:
+    import pyphen  # noqa: PLC0415
+
+    return pyphen.Pyphen(lang="en_US")
