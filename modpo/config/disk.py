@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from modpo.config.rewards import FunctionReward
+from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
 from modpo.config.sources import SourceConfig
 from modpo.config.tree import SweepConfig
 from modpo.errors import Problem, shown
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 DEMO_PREFIX = "demo:"
 
 
@@ -23,6 +23,7 @@ def check_disk(config: SweepConfig) -> list[Problem]:
     return [
         *_check_model(config),
         *_check_sources(config),
+        *_check_rewards(config),
         *_check_functions(config),
         *_check_deepspeed_files(config),
         *_check_trackers(config),
@@ -49,17 +50,27 @@ def _check_model(config: SweepConfig) -> Iterator[Problem]:
         )
 
 
-def _check_sources(config: SweepConfig) -> Iterator[Problem]:
-    sources: list[tuple[str, SourceConfig]] = [
-        (f"objectives.{index}.pairs.path", objective.pairs)
-        for index, objective in enumerate(config.objectives)
-        if objective.pairs is not None
-    ]
+def is_elsewhere(path: str) -> bool:
+    """Whether only reading can tell if it is there: the demo's own files, an object store, the hub."""
+    return path.startswith(DEMO_PREFIX) or "://" in path or is_hub_id(path)
+
+
+def _named_sources(config: SweepConfig) -> Iterator[tuple[str, SourceConfig]]:
+    for index, objective in enumerate(config.objectives):
+        if objective.pairs is not None:
+            yield f"objectives.{index}.pairs.path", objective.pairs
+        if isinstance(objective.reward, TrainedReward) and objective.reward.data is not None:
+            yield f"objectives.{index}.reward.data.path", objective.reward.data
     if config.sft is not None and config.sft.data is not None:
-        sources.append(("sft.data.path", config.sft.data))
-    for where, source in sources:
+        yield "sft.data.path", config.sft.data
+    if config.label is not None:
+        yield "label.prompts.path", config.label.prompts
+
+
+def _check_sources(config: SweepConfig) -> Iterator[Problem]:
+    for where, source in _named_sources(config):
         path = Path(source.path)
-        if source.path.startswith(DEMO_PREFIX) or is_hub_id(source.path):
+        if is_elsewhere(source.path):
             continue
         if not path.exists():
             yield Problem(
@@ -67,7 +78,7 @@ def _check_sources(config: SweepConfig) -> Iterator[Problem]:
                 what="a data file does not exist",
                 where=where,
                 got=shown(source.path),
-                wanted="a .jsonl, .json or .parquet file, a folder, or a hub id (org/name)",
+                wanted="a .jsonl, .json, .csv or .parquet file, a folder, s3://..., or a hub id (org/name)",
                 remedy="check the path; relative paths start at the working directory",
             )
         elif path.is_file() and path.suffix not in DATA_SUFFIXES:
@@ -78,6 +89,32 @@ def _check_sources(config: SweepConfig) -> Iterator[Problem]:
                 got=shown(path.name),
                 wanted=", ".join(DATA_SUFFIXES),
                 remedy="convert the file, or rename it if only the ending is wrong",
+            )
+
+
+def _check_rewards(config: SweepConfig) -> Iterator[Problem]:
+    """Adapters and reward models that are named as folders."""
+    for index, objective in enumerate(config.objectives):
+        reward, where = objective.reward, f"objectives.{index}.reward"
+        adapter = reward.adapter if isinstance(reward, ImplicitReward) else None
+        if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+            yield Problem(
+                code="MS-128",
+                what="the adapter folder has no adapter_config.json",
+                where=f"{where}.adapter",
+                got=shown(adapter),
+                wanted="a folder written by PEFT's save_pretrained",
+                remedy="check the path",
+            )
+        model = reward.name_or_path if isinstance(reward, ModelReward | TrainedReward) else None
+        if model is not None and not is_hub_id(model) and not (Path(model) / "config.json").is_file():
+            yield Problem(
+                code="MS-147",
+                what="the folder of a reward model has no config.json",
+                where=f"{where}.name_or_path",
+                got=shown(model),
+                wanted="a Hugging Face id (org/name) or a folder written by save_pretrained",
+                remedy="check the path",
             )
 
 

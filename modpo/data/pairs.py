@@ -1,4 +1,4 @@
-"""Rows to preference pairs: chosen and rejected as given, or formed from scored responses of the same prompt."""
+"""Comparisons to preference pairs of one objective: counted, made unique, written to a temporary file as they come."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+import pyarrow
 
 from modpo.config.objectives import ObjectiveConfig
-from modpo.config.sources import PairColumns, ScoredColumns
-from modpo.data.sources import Row, lookup, read_rows
-from modpo.errors import InputError, Problem, shown
+from modpo.config.rewards import ColumnsReward
+from modpo.config.sources import NamedColumns, RankedColumns, ScoredColumns
+from modpo.data.counts import PairCounts, Problems
+from modpo.data.forms import Comparison, Form, FormReader, Numbers, ScoredResponse, compare
+from modpo.data.named import named_dataset
+from modpo.data.sources import Row, read_rows
+from modpo.data.spool import Spool
+from modpo.data.texts import UNUSABLE, Prompt, prompt_from_json, prompt_key
+from modpo.errors import InputError, Problem
 
-# Rows that say nothing, as against rows that say something else than we can read.
-UNUSABLE = frozenset({"MS-207", "MS-208"})
 
-Message = dict[str, str]
-Prompt = str | tuple[tuple[str, str], ...]
-"""Plain text, or chat messages as (role, content)."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PreferencePair:
     """One comparison for one objective.
 
     Attributes:
         pair_id: digest of objective, texts and occurrence; equal rows are separate draws and keep separate ids.
         where: file and row it came from.
+        column_rewards: (objective, reward of chosen, reward of rejected) for rewards in columns, higher is better.
     """
 
     pair_id: str
@@ -40,242 +41,255 @@ class PreferencePair:
     chosen: str
     rejected: str
     where: str
-
-
-@dataclass
-class PairCounts:
-    """What became of the rows of one source: nothing is dropped without being counted here."""
-
-    rows: int = 0
-    pairs: int = 0
-    ties: int = 0
-    duplicates: int = 0
-    too_long: int = 0
-    unusable: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return dict(vars(self))
+    column_rewards: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass
 class LoadedPairs:
-    """All pairs of one objective, what was counted, and every problem found on the way."""
+    """All pairs of one objective, what was counted, and every problem found on the way.
 
-    pairs: list[PreferencePair] = field(default_factory=list)
+    Attributes:
+        column_rewards: objectives whose rewards stand beside the responses of these pairs.
+    """
+
+    pairs: Spool[PreferencePair]
     counts: PairCounts = field(default_factory=PairCounts)
     problems: list[Problem] = field(default_factory=list)
-    drop_unusable: bool = False
-
-    def reject(self, problems: Sequence[Problem]) -> None:
-        """A row that cannot be used: a problem, or counted where rows without content may be dropped."""
-        if self.drop_unusable and {problem.code for problem in problems} <= UNUSABLE:
-            self.counts.unusable += 1
-        else:
-            self.problems += problems
+    column_rewards: frozenset[str] = frozenset()
 
 
-def load_pairs(objective: ObjectiveConfig, *, seed: int, drop_unusable: bool = False) -> LoadedPairs:
+def load_pairs(
+    objective: ObjectiveConfig,
+    *,
+    seed: int,
+    drop_unusable: bool = False,
+    objectives: Sequence[ObjectiveConfig] = (),
+) -> LoadedPairs:
     """Reads an objective's source to the end; problems are collected, not raised, so that all can be shown.
 
     Args:
-        seed: draws the pairs kept where `scored.max_pairs_per_prompt` limits them.
+        seed: draws the pairs kept where `max_pairs_per_prompt` limits them.
         drop_unusable: leave out and count rows with an empty text or two equal responses.
+        objectives: all of the sweep, whose rewards in columns may stand in these rows.
     """
-    assert objective.pairs is not None, f"objective {objective.name} has no pairs"
-    loaded, rows = LoadedPairs(drop_unusable=drop_unusable), []
-    try:
-        for item in read_rows(objective.pairs):
-            loaded.counts.rows += 1
-            if isinstance(item, Problem):
-                loaded.problems.append(item)
-            else:
-                rows.append(item)
-    except InputError as error:
-        loaded.problems.extend(error.problems)
-        return loaded
-    if not rows and not loaded.problems:
-        loaded.problems.append(
-            Problem(code="MS-201", what="the source has no rows", where=objective.pairs.path, remedy="give it data")
-        )
-    if objective.pairs.scored is None:
-        texts = _given_pairs(rows, objective, loaded)
-    else:
-        texts = _formed_pairs(rows, objective, objective.pairs.scored, loaded, seed)
-    occurrences: Counter[str] = Counter()
-    for prompt, chosen, rejected, where in texts:
-        key = _text_digest(objective.name, prompt, chosen, rejected)
-        loaded.counts.duplicates += occurrences[key] > 0
-        pair_id = f"{key}-{occurrences[key]}"
-        occurrences[key] += 1
-        loaded.pairs.append(PreferencePair(pair_id, objective.name, prompt, chosen, rejected, where))
-    loaded.counts.pairs = len(loaded.pairs)
-    return loaded
+    return _PairLoader(objective, seed=seed, drop_unusable=drop_unusable, objectives=objectives).load()
 
 
-def prompt_key(prompt: Prompt) -> str:
-    """One string for a prompt, plain or messages: what splits and joins compare."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+class _PairLoader:
+    """One reading of one source."""
 
+    def __init__(
+        self, objective: ObjectiveConfig, *, seed: int, drop_unusable: bool, objectives: Sequence[ObjectiveConfig]
+    ) -> None:
+        assert objective.pairs is not None, f"objective {objective.name} has no pairs"
+        self._objective, self._source, self._seed, self._drop = objective, objective.pairs, seed, drop_unusable
+        scored = [other for other in objectives if isinstance(other.reward, ColumnsReward)]
+        self._columns = [other.name for other in scored]
+        self._rewards = [(o.reward, o.sign) for o in scored if isinstance(o.reward, ColumnsReward)]
+        self._known = Counter[str]()
+        self._occurrences: Counter[int] = Counter()
+        self._problems = Problems()
+        self._loaded = LoadedPairs(_pair_spool(objective.name, tuple(self._columns)))
 
-def read_prompt(row: Row, column: str) -> Prompt:
-    """A prompt as text or messages.
-
-    Raises:
-        InputError: missing, of another type, or empty.
-    """
-    value = lookup(row, column)
-    if isinstance(value, str):
-        return _text(value, row, column)
-    return tuple((message["role"], message["content"]) for message in _messages(value, row, column))
-
-
-def read_response(row: Row, column: str) -> str:
-    """A response as text, or the content of its single assistant message.
-
-    Raises:
-        InputError: missing, of another type, or empty.
-    """
-    value = lookup(row, column)
-    if isinstance(value, str):
-        return _text(value, row, column)
-    messages = _messages(value, row, column)
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise InputError(
-            _type_problem(row, column, f"{len(messages)} messages", "text, or one message with the role 'assistant'")
-        )
-    return messages[0]["content"]
-
-
-TextPair = tuple[Prompt, str, str, str]
-
-
-def _given_pairs(rows: Iterable[Row], objective: ObjectiveConfig, loaded: LoadedPairs) -> Iterator[TextPair]:
-    assert objective.pairs is not None
-    columns = objective.pairs.form
-    assert isinstance(columns, PairColumns) and columns.prompt is not None
-    for row in rows:
-        problems: list[Problem] = []
-        values: list[Any] = []
-        for column, read in (
-            (columns.prompt, read_prompt),
-            (columns.chosen, read_response),
-            (columns.rejected, read_response),
-        ):
-            try:
-                values.append(read(row, column))
-            except InputError as error:
-                problems += error.problems
-        if not problems and values[1] == values[2]:
-            problems.append(
-                Problem(
-                    code="MS-207",
-                    what="chosen and rejected are the same text",
-                    where=f"{row.where} ({columns.chosen}, {columns.rejected})",
-                    wanted="two different responses",
-                    remedy="remove the row: it carries no preference",
-                )
-            )
-        if problems:
-            loaded.reject(problems)
-        else:
-            yield values[0], values[1], values[2], row.where
-
-
-def _formed_pairs(
-    rows: Iterable[Row], objective: ObjectiveConfig, scored: ScoredColumns, loaded: LoadedPairs, seed: int
-) -> Iterator[TextPair]:
-    sign = 1.0 if objective.direction == "maximize" else -1.0
-    by_prompt: dict[str, list[tuple[Prompt, str, float, str]]] = defaultdict(list)
-    for row in rows:
+    def load(self) -> LoadedPairs:
+        loaded = self._loaded
         try:
-            prompt, response = read_prompt(row, scored.prompt), read_response(row, scored.response)
-            score = sign * _number(lookup(row, scored.score), row, scored.score)
+            self._read()
         except InputError as error:
-            loaded.reject(error.problems)
-            continue
-        by_prompt[prompt_key(prompt)].append((prompt, response, score, row.where))
-    for key in sorted(by_prompt):
-        formed: list[TextPair] = []
-        for first, second in itertools.combinations(by_prompt[key], 2):
-            if first[1] == second[1] or abs(first[2] - second[2]) <= scored.min_gap:
-                loaded.counts.ties += 1
+            self._problems.add(error.problems)
+        if loaded.counts.rows == 0 and not self._problems.all(""):
+            self._problems.add(
+                [Problem(code="MS-201", what="the source has no rows", where=self._source.path, remedy="give it data")]
+            )
+        loaded.counts.pairs = len(loaded.pairs)
+        self._judge_columns()
+        loaded.problems = self._problems.all(self._source.path)
+        return loaded
+
+    def _read(self) -> None:
+        form, rows_of = self._preset()
+        reader, responses = FormReader(form, self._objective.sign, self._rewards), _response_spool()
+        for item in read_rows(self._source):
+            self._loaded.counts.rows += 1
+            if isinstance(item, Problem):
+                self._problems.add([item])
                 continue
-            better, worse = (first, second) if first[2] > second[2] else (second, first)
-            formed.append((better[0], better[1], worse[1], better[3]))
-        limit = scored.max_pairs_per_prompt
-        if limit is not None and len(formed) > limit:
-            formed = random.Random(f"{seed}:{objective.name}:{key}").sample(formed, limit)
-        yield from formed
+            try:
+                for row in rows_of(item):
+                    self._take_row(list(reader.read(row)), reader, responses)
+            except InputError as error:
+                self._reject(_placed(error.problems, item))
+        if isinstance(form, ScoredColumns):
+            self._take_scored(responses, form)
 
+    def _preset(self) -> tuple[Form, Callable[[Row], Iterable[Row]]]:
+        """The form to read, and the rows that one row of the source stands for."""
+        form = self._source.form
+        if not isinstance(form, NamedColumns):
+            return form, lambda row: (row,)
+        named, dimension = named_dataset(form.dataset), form.dimension
+        return named.form(dimension, form), lambda row: (
+            Row(row.where, values) for values in named.transform(row.values, dimension)
+        )
 
-def _text(value: str, row: Row, column: str) -> str:
-    if not value.strip():
-        raise InputError(
-            Problem(
-                code="MS-208",
-                what="the text is empty",
-                where=f"{row.where} ({column})",
-                got=shown(value),
-                wanted="at least one visible character",
-                remedy="fill or remove the row",
+    def _take_row(
+        self, found: Sequence[Comparison | ScoredResponse], reader: FormReader, responses: Spool[ScoredResponse]
+    ) -> None:
+        comparisons = [item for item in found if isinstance(item, Comparison)]
+        for item in found:
+            if isinstance(item, ScoredResponse):
+                responses.append(item)
+        if isinstance(reader.form, RankedColumns) and comparisons:
+            self._take_some(comparisons, reader.form.max_pairs_per_prompt, prompt_key(comparisons[0].prompt))
+        else:
+            for comparison in comparisons:
+                self._take(comparison)
+
+    def _reject(self, problems: Sequence[Problem]) -> None:
+        """A row that cannot be used: a problem, or counted where rows without content may be dropped."""
+        if self._drop and {problem.code for problem in problems} <= UNUSABLE:
+            self._loaded.counts.unusable += 1
+        else:
+            self._problems.add(problems)
+
+    def _take_some(self, comparisons: Sequence[Comparison], limit: int | None, key: str) -> None:
+        """Comparisons of one prompt, at most so many of those with a preference."""
+        decided = [item for item in comparisons if item.verdict in ("first", "second")]
+        if limit is not None and len(decided) > limit:
+            decided = random.Random(f"{self._seed}:{self._objective.name}:{key}").sample(decided, limit)
+        for item in comparisons:
+            if item.verdict in ("tie", "missing"):
+                self._take(item)
+        for item in decided:
+            self._take(item)
+
+    def _take_scored(self, responses: Spool[ScoredResponse], form: ScoredColumns) -> None:
+        """Pairs of scored responses, prompt by prompt in an order that does not follow the rows'."""
+        by_prompt: dict[int, list[int]] = defaultdict(list)
+        for number, item in enumerate(responses):
+            if item.score is None:
+                self._loaded.counts.missing += 1
+            else:
+                by_prompt[_hash(prompt_key(item.prompt))].append(number)
+        for key in sorted(by_prompt):
+            group = [responses[number] for number in by_prompt[key]]
+            compared = [
+                _comparison(first, second, min_gap=form.min_gap) for first, second in itertools.combinations(group, 2)
+            ]
+            self._take_some(compared, form.max_pairs_per_prompt, prompt_key(group[0].prompt))
+
+    def _take(self, item: Comparison) -> None:
+        counts = self._loaded.counts
+        if item.verdict == "tie":
+            counts.ties += 1
+            return
+        if item.verdict == "missing":
+            counts.missing += 1
+            return
+        texts, numbers = (item.first, item.second), (item.first_numbers, item.second_numbers)
+        chosen, rejected = texts if item.verdict == "first" else texts[::-1]
+        ours, theirs = numbers if item.verdict == "first" else numbers[::-1]
+        key = _hash(_text_key(self._objective.name, item.prompt, chosen, rejected))
+        counts.duplicates += self._occurrences[key] > 0
+        counts.conflicting += (
+            self._occurrences[_hash(_text_key(self._objective.name, item.prompt, rejected, chosen))] > 0
+        )
+        counts.implicit_prompts += item.implicit
+        rewards = tuple((name, a, b) for name, a, b in zip(self._columns, ours, theirs, strict=True))
+        self._known.update(name for name, a, b in rewards if math.isfinite(a) and math.isfinite(b))
+        self._loaded.pairs.append(
+            PreferencePair(
+                pair_id=f"{key:016x}-{self._occurrences[key]}",
+                objective=self._objective.name,
+                prompt=item.prompt,
+                chosen=chosen,
+                rejected=rejected,
+                where=item.where,
+                column_rewards=rewards,
             )
         )
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            Problem(
-                code="MS-210",
-                what="the text has half of a surrogate pair, which is no character",
-                where=f"{row.where} ({column})",
-                got=f"U+{ord(value[error.start]):04X} at character {error.start}",
-                wanted="text that can be written as UTF-8",
-                remedy="mend the text where it was cut inside an emoji, or remove the row",
-            )
-        ) from error
-    return value
+        self._occurrences[key] += 1
+
+    def _judge_columns(self) -> None:
+        """A reward in columns is there for all pairs, or for none."""
+        count = len(self._loaded.pairs)
+        self._loaded.column_rewards = frozenset(name for name in self._columns if count and self._known[name] == count)
+        for name in self._columns:
+            if 0 < self._known[name] < count:
+                self._problems.add(
+                    [
+                        Problem(
+                            code="MS-241",
+                            what=f"the reward of {name!r} stands in some rows and not in others",
+                            where=f"{self._source.path} (objectives.{name}.reward)",
+                            got=f"no finite number for {count - self._known[name]} of {count} pairs",
+                            wanted="a number beside both responses of every pair",
+                            remedy="fill in the columns, or remove the rows that lack them",
+                        )
+                    ]
+                )
 
 
-def _messages(value: Any, row: Row, column: str) -> list[Message]:
-    valid = (
-        isinstance(value, list)
-        and value
-        and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
-        )
-    )
-    if not valid:
-        raise InputError(
-            _type_problem(row, column, shown(type(value).__name__), "text, or a list of {role, content} messages")
-        )
-    for message in value:
-        _text(message["content"], row, column)
-    return list(value)
+def _comparison(first: ScoredResponse, second: ScoredResponse, *, min_gap: float) -> Comparison:
+    verdict = compare(first.score, second.score, min_gap=min_gap, same=first.response == second.response)
+    where = (first if verdict != "second" else second).where
+    return Comparison(first.prompt, first.response, second.response, verdict, where, first.numbers, second.numbers)
 
 
-def _number(value: Any, row: Row, column: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(_type_problem(row, column, shown(value), "a number"))
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(_type_problem(row, column, shown(value), "a finite number"))
-    return number
+def _placed(problems: Sequence[Problem], row: Row) -> list[Problem]:
+    """Problems of a row, each with the row's place: a named set's transform knows only the column."""
+    return [
+        problem
+        if problem.where.startswith(row.where)
+        else Problem(**{**vars(problem), "where": f"{row.where} ({problem.where})"})
+        for problem in problems
+    ]
 
 
-def _type_problem(row: Row, column: str, got: str, wanted: str) -> Problem:
-    return Problem(
-        code="MS-209",
-        what="a value has the wrong type",
-        where=f"{row.where} ({column})",
-        got=got,
-        wanted=wanted,
-        remedy="mend or remove the row",
+def _text_key(objective: str, prompt: Prompt, chosen: str, rejected: str) -> str:
+    return json.dumps([objective, prompt, chosen, rejected], ensure_ascii=False)
+
+
+def _hash(text: str) -> int:
+    """Eight bytes of SHA-256: among a million texts, two are mistaken for one with a chance below 1e-7."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def _pair_spool(objective: str, columns: tuple[str, ...]) -> Spool[PreferencePair]:
+    names = ("pair_id", "prompt", "chosen", "rejected", "where")
+    schema = pyarrow.schema(
+        [*((name, pyarrow.string()) for name in names), ("numbers", pyarrow.list_(pyarrow.float64()))]
     )
 
+    def encode(pair: PreferencePair) -> tuple[object, ...]:
+        numbers = [number for _, a, b in pair.column_rewards for number in (a, b)]
+        return pair.pair_id, json.dumps(pair.prompt), pair.chosen, pair.rejected, pair.where, numbers
 
-def _text_digest(objective: str, prompt: Prompt, chosen: str, rejected: str) -> str:
-    text = json.dumps([objective, prompt, chosen, rejected], ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    def decode(
+        pair_id: str, prompt: str, chosen: str, rejected: str, where: str, numbers: list[float]
+    ) -> PreferencePair:
+        rewards = zip(columns, numbers[::2], numbers[1::2], strict=True)
+        return PreferencePair(pair_id, objective, prompt_from_json(prompt), chosen, rejected, where, tuple(rewards))
+
+    return Spool(schema, encode, decode)
+
+
+def _response_spool() -> Spool[ScoredResponse]:
+    schema = pyarrow.schema(
+        [
+            ("prompt", pyarrow.string()),
+            ("response", pyarrow.string()),
+            ("score", pyarrow.float64()),
+            ("where", pyarrow.string()),
+            ("numbers", pyarrow.list_(pyarrow.float64())),
+        ]
+    )
+
+    def encode(item: ScoredResponse) -> tuple[object, ...]:
+        return json.dumps(item.prompt), item.response, item.score, item.where, list(item.numbers)
+
+    def decode(prompt: str, response: str, score: float | None, where: str, numbers: list[float]) -> ScoredResponse:
+        kept: Numbers = tuple(numbers)
+        return ScoredResponse(prompt_from_json(prompt), response, score, where, kept)
+
+    return Spool(schema, encode, decode)

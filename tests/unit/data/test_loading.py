@@ -132,7 +132,7 @@ class TestRefusals:
         lines(tmp_path, "brief", rows)
         (problem,) = refusal(parse_config(scored))
         assert (problem.code, problem.what) == ("MS-221", "objective 'brief' has no pairs left")
-        assert problem.got == "2 rows, 0 pairs, 1 ties, 0 duplicates, 0 too_long, 0 unusable"
+        assert problem.got == "2 rows, 1 ties"
 
     def test_one_prompt_cannot_be_held_out_and_trained_on(self, tmp_path: Path) -> None:
         (problem,) = refusal(sweep(tmp_path, [pair("p")], [pair("p", "c", "d")]))
@@ -141,7 +141,7 @@ class TestRefusals:
 
 def test_texts_to_imitate_are_read_with_their_own_columns(tmp_path: Path) -> None:
     config = sweep(tmp_path, [pair("p"), pair("q")], [pair("p")], [{"prompt": "x", "response": "y"}])
-    assert load_data(config).sft == [("x", "y")]
+    assert list(load_data(config).sft) == [("x", "y")]
 
 
 def test_objectives_without_pairs_are_no_source(tmp_path: Path) -> None:

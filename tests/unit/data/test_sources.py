@@ -115,8 +115,8 @@ def test_folder_of_data_files(tmp_path: Path) -> None:
     folder.mkdir()
     written(folder, "train.jsonl", '{"a": 1}\n{"a": 2}\n')
     written(folder, "test.jsonl", '{"a": 3}\n')
-    assert rows_of(folder) == [Row(f"{folder}[train]:row 1", {"a": 1}), Row(f"{folder}[train]:row 2", {"a": 2})]
-    assert rows_of(folder, split="test") == [Row(f"{folder}[test]:row 1", {"a": 3})]
+    assert rows_of(folder) == [Row(f"{folder}/train.jsonl:1", {"a": 1}), Row(f"{folder}/train.jsonl:2", {"a": 2})]
+    assert rows_of(folder, split="test") == [Row(f"{folder}/test.jsonl:1", {"a": 3})]
     problem = refusal(folder, split="validation")
     assert (problem.code, problem.where) == ("MS-206", str(folder))
     assert "validation" in problem.got

@@ -19,7 +19,11 @@ Scored = tuple[str, float | None]
 
 @dataclass
 class Formed:
-    """Pairs as (prompt, chosen, rejected), and what became no pair."""
+    """Pairs as (prompt, chosen, rejected), and what became no pair.
+
+    Attributes:
+        missing: responses without a score; within a row, comparisons that lack one.
+    """
 
     pairs: list[tuple[Any, str, str]] = field(default_factory=list)
     ties: int = 0
@@ -64,11 +68,9 @@ def form_pairs(dataset: str, dimension: str, raw: Iterable[Mapping[str, Any]], *
             _compared(rows, form, formed)
         case RankedColumns():
             for row in rows:
-                scores = column(row, form.scores or "")
-                formed.missing += scores.count(None)
-                formed.compare(
-                    column(row, form.prompt), zip(column(row, form.responses), scores, strict=True), form.min_gap
-                )
+                scored = list(zip(column(row, form.responses), column(row, form.scores or ""), strict=True))
+                formed.missing += sum(None in (a, b) for (_, a), (_, b) in itertools.combinations(scored, 2))
+                formed.compare(column(row, form.prompt), scored, form.min_gap)
         case ScoredColumns():
             _scored(rows, form, formed)
     return formed

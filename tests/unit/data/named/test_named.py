@@ -20,7 +20,7 @@ from tests.unit.data.named.forming import form_pairs, read_file
 
 FILES = Path(__file__).parent / "files"
 
-# (set, dimension): file, then pairs, ties, missing scores and unusable rows.
+# (set, dimension): file, then pairs, ties, missing scores or comparisons, and unusable rows.
 EXPECTED: dict[tuple[str, str], tuple[str, tuple[int, int, int, int]]] = {
     ("pku-saferlhf", "helpful"): ("pku_saferlhf.jsonl", (4, 0, 0, 0)),
     ("pku-saferlhf", "safer"): ("pku_saferlhf.jsonl", (4, 0, 0, 0)),
@@ -43,12 +43,12 @@ EXPECTED: dict[tuple[str, str], tuple[str, tuple[int, int, int, int]]] = {
     ("qa-feedback-closed-book", "factuality"): ("qa_feedback.json", (2, 1, 0, 0)),
     ("qa-feedback-closed-book", "completeness"): ("qa_feedback.json", (1, 2, 0, 0)),
     # Four completions, two, and none.
-    ("ultrafeedback", "helpfulness"): ("ultrafeedback.jsonl", (3, 1, 1, 1)),
+    ("ultrafeedback", "helpfulness"): ("ultrafeedback.jsonl", (3, 1, 3, 1)),
     ("ultrafeedback", "honesty"): ("ultrafeedback.jsonl", (3, 3, 1, 1)),
     ("ultrafeedback", "instruction_following"): ("ultrafeedback.jsonl", (6, 1, 0, 1)),
-    ("ultrafeedback", "truthfulness"): ("ultrafeedback.jsonl", (1, 1, 2, 1)),
+    ("ultrafeedback", "truthfulness"): ("ultrafeedback.jsonl", (1, 1, 5, 1)),
     ("ultrafeedback", "overall"): ("ultrafeedback.jsonl", (6, 1, 0, 1)),
-    ("ultrafeedback", "fine_grained"): ("ultrafeedback.jsonl", (3, 1, 1, 1)),
+    ("ultrafeedback", "fine_grained"): ("ultrafeedback.jsonl", (3, 1, 3, 1)),
     # Three responses and two.
     ("helpsteer", "helpfulness"): ("helpsteer.jsonl", (2, 2, 0, 0)),
     ("helpsteer", "correctness"): ("helpsteer.jsonl", (1, 3, 0, 0)),
@@ -274,7 +274,8 @@ class TestOtherSchemas:
         assert problem.code == "MS-274"
 
     def test_a_rating_that_is_not_a_number_counts_as_missing(self) -> None:
-        row = {"instruction": "Say yes.", "completions": [{"response": "Yes.", "fine-grained_score": float("nan")}]}
+        completions = [{"response": "Yes.", "fine-grained_score": float("nan")}, {"response": "Yes, yes."}]
+        row = {"instruction": "Say yes.", "completions": completions}
         assert form_pairs("ultrafeedback", "fine_grained", [row]).counts == (0, 0, 1, 0)
 
 
