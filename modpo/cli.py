@@ -81,7 +81,7 @@ def label(config: ConfigPath, overrides: Overrides = None) -> None:
     if found.config.label is None:
         raise InputError(
             Problem(
-                code="MS-170",
+                code="MS-180",
                 what="the sweep file has no `label` section",
                 where=str(config),
                 wanted="`label: {prompts: {path: ...}}`",

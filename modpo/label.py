@@ -229,11 +229,11 @@ def draw_labels(candidates: Sequence[Candidate], objective: str, *, unit: float,
 
 
 def _refuse_empty(candidates: Sequence[Candidate], counts: Mapping[str, int]) -> None:
-    if not candidates:
+    if not any(candidate.prompt.split == "train" for candidate in candidates):
         raise InputError(
             Problem(
                 code="MS-233",
-                what="the start model gave no two different responses to any prompt",
+                what="the start model gave no two different responses to any prompt that is trained on",
                 where="label",
                 got=", ".join(f"{count} {kind}" for kind, count in counts.items()),
                 wanted="prompts that can be answered in several ways",

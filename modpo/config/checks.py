@@ -120,7 +120,7 @@ def _check_form(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
     forms = [name for name in FORMS if pairs is not None and getattr(pairs, name) is not None]
     if len(forms) > 1:
         yield Problem(
-            code="MS-161",
+            code="MS-181",
             what="the pairs are given in more than one form",
             where=f"{where}.pairs",
             got=", ".join(forms),
@@ -129,7 +129,7 @@ def _check_form(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
         )
     if pairs is not None and pairs.ranked is not None and (pairs.ranked.ranks is None) == (pairs.ranked.scores is None):
         yield Problem(
-            code="MS-162",
+            code="MS-172",
             what="ranked responses need ranks or scores",
             where=f"{where}.pairs.ranked",
             wanted="exactly one of `ranks` and `scores`",
@@ -137,7 +137,7 @@ def _check_form(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
         )
     if objective.normalize != "none" and objective.unit != 1.0:
         yield Problem(
-            code="MS-163",
+            code="MS-173",
             what="the unit is given and to be fitted",
             where=f"{where}.normalize",
             got=f"unit {objective.unit:g}, normalize {objective.normalize}",
@@ -161,7 +161,7 @@ def _check_reward(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
     if isinstance(reward, ColumnsReward):
         if (reward.chosen is None) != (reward.rejected is None) or (reward.score is None) == (reward.chosen is None):
             yield Problem(
-                code="MS-164",
+                code="MS-174",
                 what="rewards in columns need their columns",
                 where=f"{where}.reward",
                 wanted="`score` for scored or ranked responses, or `chosen` and `rejected` for pairs",
@@ -169,7 +169,7 @@ def _check_reward(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
             )
         if pairs is None:
             yield Problem(
-                code="MS-165",
+                code="MS-175",
                 what=f"nothing could score new responses under {objective.name!r}",
                 where=f"{where}.reward",
                 got="numbers beside the responses of the data, and no pairs",
@@ -178,7 +178,7 @@ def _check_reward(objective: ObjectiveConfig, where: str) -> Iterator[Problem]:
             )
     if isinstance(reward, TrainedReward) and (reward.data if reward.loss == "regression" else pairs) is None:
         yield Problem(
-            code="MS-166",
+            code="MS-176",
             what=f"the reward model of {objective.name!r} has nothing to learn from",
             where=f"{where}.reward",
             wanted="`pairs` of the objective for bradley-terry, `data` with numbers for regression",
@@ -193,7 +193,7 @@ def _check_label(config: SweepConfig) -> Iterator[Problem]:
     names = config.objective_names
     for name in sorted(set(label.objectives or ()) - set(names)):
         yield Problem(
-            code="MS-167",
+            code="MS-177",
             what=f"the label stage names an unknown objective{closest(name, names)}",
             where="label.objectives",
             got=shown(name),
@@ -203,7 +203,7 @@ def _check_label(config: SweepConfig) -> Iterator[Problem]:
     refused = [n for n in label.objectives or () if n in names and n not in config.labelled()]
     if refused or not config.labelled():
         yield Problem(
-            code="MS-168",
+            code="MS-178",
             what="an objective cannot get pairs from the label stage",
             where="label.objectives",
             got=", ".join(refused) or "no objective that could",

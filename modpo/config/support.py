@@ -35,7 +35,7 @@ REWARDS: dict[str, dict[str, Any] | None] = {
     "trained, regression": {"type": "trained", "loss": "regression", "data": {"path": "scores.jsonl"}},
 }
 LOSSES: tuple[str, ...] = get_args(LossType)
-BESIDE_ONE_RESPONSE = ("scored responses", "ranked responses")
+BESIDE_ONE = {"scored responses": "score", "ranked responses": "scores"}
 
 HEAD = """\
 # What goes together
@@ -53,7 +53,7 @@ def combination(form: str, reward: str, loss_type: str) -> dict[str, Any]:
     if form != "prompts only":
         objective["pairs"] = {"path": "rows.jsonl", **FORMS[form]}
     if reward == "columns":
-        columns = {"score": "score"} if form in BESIDE_ONE_RESPONSE else {"chosen": "a", "rejected": "b"}
+        columns = {"score": BESIDE_ONE[form]} if form in BESIDE_ONE else {"chosen": "a", "rejected": "b"}
         objective["reward"] = {"type": "columns", **columns}
     return {
         "name": "combination",

@@ -140,7 +140,9 @@ def _load_prompts(label: LabelConfig | None, *, seed: int, drop: bool) -> tuple[
     )
     distinct = list({prompt_key(prompt): prompt for prompt in found}.items())
     if label.max_prompts is not None:
-        kept = set(islice(sorted((key for key, _ in distinct), key=lambda key: _rank(seed, key)), label.max_prompts))
+        # Another order than that of the held-out prompts: or the first of both would be the same.
+        ranked = sorted((key for key, _ in distinct), key=lambda key: _rank(seed, f"label:{key}"))
+        kept = set(ranked[: label.max_prompts])
         distinct = [(key, prompt) for key, prompt in distinct if key in kept]
     prompts = _prompt_spool()
     for _, prompt in distinct:

@@ -1,10 +1,14 @@
 """The prepare stage: every objective's pairs validated, tokenised, split by prompt, in one artefact.
 
-prepared-<digest>/  pairs.parquet     one row a pair: id, objective, split, texts, token ids
-                    prompts.parquet   held-out prompts with their tokens
-                    sft.parquet       prompt and response tokens to imitate (training prompts only)
-                    tokenizer/        the tokenizer that made them
-                    counts.json       rows, pairs, ties, duplicates and dropped rows of each source
+prepared-<digest>/  pairs.parquet             one row a pair: id, objective, split, texts, token ids, numbers in columns
+                    prompts.parquet           held-out prompts with their tokens
+                    sft.parquet               prompt and response tokens to imitate (training prompts only)
+                    label_prompts.parquet     prompts for which the label stage makes pairs
+                    scored_<objective>.parquet  texts with numbers, for a reward model that is trained on them
+                    tokenizer/                the tokenizer that made them
+                    counts.json               what became of the rows of each source, and how long they are
+
+Rows stream from and to the disk: the memory needed does not grow with their texts.
 """
 
 from __future__ import annotations
@@ -12,137 +16,203 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from modpo.artifacts import write_json, writing
+from modpo.config.rewards import ColumnsReward
 from modpo.config.tree import SweepConfig
+from modpo.data.encoding import encoded_pairs
+from modpo.data.lengths import Lengths
 from modpo.data.loading import LoadedData, held_out_prompts
-from modpo.data.pairs import prompt_key
-from modpo.data.tokenize import Encoder, load_tokenizer, save_tokenizer
+from modpo.data.pairs import LoadedPairs, PreferencePair
+from modpo.data.tables import LABEL_PROMPTS, PROMPTS, SCORED, SFT, column_names, pairs_schema, table_writer
+from modpo.data.texts import Prompt, prompt_key
+from modpo.data.tokenize import EncodedPair, Encoder, load_tokenizer, save_tokenizer
 from modpo.errors import InputError, Problem
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
+
+Counts = dict[str, dict[str, Any]]
 
 
-def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model_path: str) -> dict[str, Any]:
+def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model_path: str) -> Counts:
     """Tokenises and writes the artefact; returns its counts.
 
     Raises:
         InputError: nothing is left to train or evaluate on after the length limit.
     """
     tokenizer = load_tokenizer(model_path, config.model.revision)
-    encoder = Encoder(tokenizer, config.data)
-    held_out = held_out_prompts(
-        (prompt_key(pair.prompt) for pair in data.pairs), fraction=config.data.eval_fraction, seed=config.seed
-    )
-    rows = list(_pair_rows(data, encoder, held_out, config.data.max_length))
-    _refuse_empty(config, rows)
-    prompts = list(_prompt_rows(data, encoder, held_out, config.data.max_length))
-    sft_rows, sft_counts = _sft_table(config, data, encoder, held_out)
-    counts = {name: loaded.counts.as_dict() for name, loaded in data.objectives.items()} | sft_counts
+    held_out = held_out_prompts(map(prompt_key, data.prompts), fraction=config.data.eval_fraction, seed=config.seed)
+    preparation = _Preparation(config, data, Encoder(tokenizer, config.data), held_out, model_path)
+    counts: Counts = {}
     with writing(folder, {"stage": "prepared", "version": PREPARE_VERSION, "counts": counts}) as aside:
-        _write_table(aside / "pairs.parquet", rows)
-        _write_table(aside / "prompts.parquet", prompts)
-        if sft_rows:
-            _write_table(aside / "sft.parquet", sft_rows)
+        counts |= preparation.write_pairs(aside / "pairs.parquet")
+        preparation.write_prompts(aside)
+        preparation.write_scored(aside)
+        if config.sft is not None:
+            counts["sft"] = preparation.write_sft(aside / "sft.parquet")
         save_tokenizer(tokenizer, aside / "tokenizer")
         write_json(aside / "counts.json", counts)
     return counts
 
 
-def _sft_table(
-    config: SweepConfig, data: LoadedData, encoder: Encoder, held_out: set[str]
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
-    """Rows to imitate with their counts, or nothing where there is no supervised fine-tuning.
+@dataclass(frozen=True)
+class _Preparation:
+    """The parts of one artefact; `held_out` has the keys of the prompts that no trial trains on."""
 
-    Raises:
-        InputError: there is, but no row is left for it.
-    """
-    if config.sft is None:
-        return [], {}
-    counts = {"rows": 0, "held_out": 0, "too_long": 0}
-    rows = list(_sft_rows(data, encoder, held_out, config.data.max_length, counts))
-    if not rows:
-        raise InputError(
-            Problem(
-                code="MS-225",
-                what="no text is left to fine-tune on",
-                where="sft.data",
-                got=", ".join(f"{count} {kind}" for kind, count in counts.items()),
-                remedy="raise data.max_length, or give texts of prompts that are not held out",
-            )
-        )
-    return rows, {"sft": counts}
+    config: SweepConfig
+    data: LoadedData
+    encoder: Encoder
+    held_out: set[str]
+    model_path: str
 
+    def write_pairs(self, path: Path) -> Counts:
+        """All pairs of all objectives, and what became of them.
 
-def _pair_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
-    for name, loaded in data.objectives.items():
-        loaded.counts.too_long = 0
-        for pair in loaded.pairs:
-            encoded = encoder.pair(pair.prompt, pair.chosen, pair.rejected)
-            if encoded.longest > max_length:
-                loaded.counts.too_long += 1
+        Raises:
+            InputError: an objective with pairs has none left to train on.
+        """
+        names = [o.name for o in self.config.objectives if isinstance(o.reward, ColumnsReward)]
+        counts: Counts = {}
+        empty: list[Problem] = []
+        with table_writer(path, pairs_schema(names)) as table:
+            for name, loaded in self.data.objectives.items():
+                loaded.counts.too_long = loaded.counts.truncated = 0
+                lengths, num_training = Lengths(), 0
+                for pair, encoded in self._kept(loaded):
+                    split = self._split(pair.prompt)
+                    num_training += split == "train"
+                    lengths.add(encoded)
+                    table.append(_pair_row(pair, encoded, split))
+                counts[name] = {**loaded.counts.as_dict(), "lengths": lengths.as_dict()}
+                empty += [] if num_training else [self._nothing_left(name)]
+        if empty:
+            raise InputError(empty)
+        return counts
+
+    def _kept(self, loaded: LoadedPairs) -> Iterator[tuple[PreferencePair, EncodedPair]]:
+        """Pairs within the length limit, cut to it where that is wanted; the others are counted."""
+        limit, cuts = self.config.data.max_length, self.config.data.too_long == "truncate"
+        for pair, encoded in encoded_pairs(loaded.pairs, self.encoder, self.config, self.model_path):
+            if encoded.longest <= limit:
+                yield pair, encoded
                 continue
-            key = prompt_key(pair.prompt)
-            yield {
-                "pair_id": pair.pair_id,
-                "objective": name,
-                "split": "eval" if key in held_out else "train",
-                "prompt": json.dumps(pair.prompt, ensure_ascii=False),
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "prompt_ids": encoded.prompt_ids,
-                "chosen_ids": encoded.chosen_ids,
-                "rejected_ids": encoded.rejected_ids,
-            }
+            cut = encoded.cut(limit) if cuts else None
+            if cut is None:
+                loaded.counts.too_long += 1
+            else:
+                loaded.counts.truncated += 1
+                yield pair, cut
 
+    def write_prompts(self, folder: Path) -> None:
+        """Held-out prompts, in an order that does not follow the data's, and those to be answered for labels.
 
-def _prompt_rows(data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int) -> Iterator[dict[str, Any]]:
-    """Held-out prompts that leave room for a response, in an order that does not follow the data's."""
-    prompts = {prompt_key(pair.prompt): pair.prompt for pair in data.pairs}
-    for key in sorted(held_out, key=lambda key: hashlib.sha256(key.encode()).hexdigest()):
-        prompt_ids = encoder.prompt_ids(prompts[key])
-        if len(prompt_ids) < max_length:
-            yield {"prompt": json.dumps(prompts[key], ensure_ascii=False), "prompt_ids": prompt_ids}
+        Prompts that leave no room for a response are left out.
+        """
+        limit = self.config.data.max_length
+        with table_writer(folder / "prompts.parquet", PROMPTS) as table:
+            for prompt in self._held_out_prompts():
+                prompt_ids = self.encoder.prompt_ids(prompt)
+                if len(prompt_ids) < limit:
+                    table.append({"prompt": _as_json(prompt), "prompt_ids": prompt_ids})
+        if self.config.label is None:
+            return
+        with table_writer(folder / "label_prompts.parquet", LABEL_PROMPTS) as table:
+            for prompt in self.data.label_prompts:
+                prompt_ids = self.encoder.prompt_ids(prompt)
+                if len(prompt_ids) < limit:
+                    row = {"prompt": _as_json(prompt), "prompt_ids": prompt_ids, "split": self._split(prompt)}
+                    table.append(row)
 
+    def _held_out_prompts(self) -> list[Prompt]:
+        found: dict[str, Prompt] = {}
+        for prompt in self.data.prompts:
+            if prompt_key(prompt) in self.held_out:
+                found.setdefault(prompt_key(prompt), prompt)
+        return [found[key] for key in sorted(found, key=lambda key: hashlib.sha256(key.encode()).hexdigest())]
 
-def _sft_rows(
-    data: LoadedData, encoder: Encoder, held_out: set[str], max_length: int, counts: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Texts to imitate: the declared ones, or every distinct chosen response, of training prompts."""
-    texts = data.sft or list(dict.fromkeys((pair.prompt, pair.chosen) for pair in data.pairs))
-    for prompt, response in texts:
-        counts["rows"] += 1
-        if prompt_key(prompt) in held_out:
-            counts["held_out"] += 1
-            continue
-        prompt_ids, response_ids = encoder.response(prompt, response)
-        if len(prompt_ids) + len(response_ids) > max_length:
-            counts["too_long"] += 1
-            continue
-        yield {"prompt_ids": prompt_ids, "response_ids": response_ids}
+    def write_scored(self, folder: Path) -> None:
+        """Texts with raw numbers, for each reward model that is trained by regression."""
+        for name, texts in self.data.scored.items():
+            with table_writer(folder / f"scored_{name}.parquet", SCORED) as table:
+                for prompt, response, score in texts:
+                    split = self._split(prompt)
+                    table.append({"prompt": _as_json(prompt), "response": response, "score": score, "split": split})
 
+    def write_sft(self, path: Path) -> dict[str, int]:
+        """Rows to imitate with their counts: the declared texts, or every distinct chosen response.
 
-def _refuse_empty(config: SweepConfig, rows: list[dict[str, Any]]) -> None:
-    problems = [
-        Problem(
+        Raises:
+            InputError: no row is left.
+        """
+        counts = {"rows": 0, "held_out": 0, "too_long": 0}
+        kept = 0
+        with table_writer(path, SFT) as table:
+            for prompt, response in self._texts_to_imitate():
+                counts["rows"] += 1
+                if prompt_key(prompt) in self.held_out:
+                    counts["held_out"] += 1
+                    continue
+                prompt_ids, response_ids = self.encoder.response(prompt, response)
+                if len(prompt_ids) + len(response_ids) > self.config.data.max_length:
+                    counts["too_long"] += 1
+                    continue
+                kept += 1
+                table.append({"prompt_ids": prompt_ids, "response_ids": response_ids})
+        if not kept:
+            raise InputError(
+                Problem(
+                    code="MS-225",
+                    what="no text is left to fine-tune on",
+                    where="sft.data",
+                    got=", ".join(f"{count} {kind}" for kind, count in counts.items()),
+                    remedy="raise data.max_length, or give texts of prompts that are not held out",
+                )
+            )
+        return counts
+
+    def _texts_to_imitate(self) -> Iterator[tuple[Prompt, str]]:
+        if self.data.sft:
+            yield from self.data.sft
+            return
+        seen: set[bytes] = set()
+        for pair in self.data.pairs:
+            key = hashlib.sha256(json.dumps([pair.prompt, pair.chosen]).encode()).digest()
+            if key not in seen:
+                seen.add(key)
+                yield pair.prompt, pair.chosen
+
+    def _split(self, prompt: Prompt) -> str:
+        return "eval" if prompt_key(prompt) in self.held_out else "train"
+
+    def _nothing_left(self, objective: str) -> Problem:
+        return Problem(
             code="MS-223",
-            what=f"objective {objective.name!r} has no training pairs within data.max_length",
+            what=f"objective {objective!r} has no training pairs within data.max_length",
             where="data.max_length",
-            got=f"max_length {config.data.max_length}",
-            remedy="raise data.max_length or give more prompts",
+            got=f"max_length {self.config.data.max_length}",
+            remedy="raise data.max_length, set data.too_long to truncate, or give more prompts",
         )
-        for objective in config.objectives
-        if objective.pairs is not None
-        and not any(row["objective"] == objective.name and row["split"] == "train" for row in rows)
-    ]
-    if problems:
-        raise InputError(problems)
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+def _pair_row(pair: PreferencePair, encoded: EncodedPair, split: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "pair_id": pair.pair_id,
+        "objective": pair.objective,
+        "split": split,
+        "prompt": _as_json(pair.prompt),
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "prompt_ids": encoded.prompt_ids,
+        "chosen_ids": encoded.chosen_ids,
+        "rejected_ids": encoded.rejected_ids,
+    }
+    for objective, chosen, rejected in pair.column_rewards:
+        row |= dict(zip(column_names(objective), (chosen, rejected), strict=True))
+    return row
+
+
+def _as_json(prompt: Prompt) -> str:
+    return json.dumps(prompt, ensure_ascii=False)

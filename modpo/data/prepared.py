@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
 from modpo.artifacts import check_coverage
 
 Tokens = tuple[int, ...]
+
+BATCH_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class HeldOutPrompt:
 
 
 @dataclass(frozen=True)
+class LabelPrompt:
+    """A prompt for which the label stage makes pairs."""
+
+    prompt: Any
+    prompt_ids: Tokens
+    split: str
+
+
+@dataclass(frozen=True)
 class ResponseText:
     """Prompt and response tokens of one text."""
 
@@ -48,23 +61,31 @@ class ResponseText:
 
 def read_pairs(prepared: Path, *, split: str | None = None, objective: str | None = None) -> list[TokenisedPair]:
     """Prepared pairs in their stored order, of one split and objective where given."""
-    return [
-        TokenisedPair(
-            row["pair_id"],
-            row["objective"],
-            _prompt(row["prompt"]),
-            row["chosen"],
-            row["rejected"],
-            *(tuple(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")),
+    wanted = {"split": split, "objective": objective}
+    filters = [(column, "==", value) for column, value in wanted.items() if value is not None]
+    names = ["pair_id", "objective", "prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"]
+    table = pyarrow.parquet.read_table(prepared / "pairs.parquet", columns=names, filters=filters or None)
+    return [pair for batch in table.to_batches(max_chunksize=BATCH_ROWS) for pair in _pairs_of(batch)]
+
+
+def _pairs_of(batch: pyarrow.RecordBatch) -> Iterator[TokenisedPair]:
+    columns = [column.to_pylist() for column in batch.columns]
+    for pair_id, objective, prompt, chosen, rejected, *tokens in zip(*columns, strict=True):
+        prompt_ids, chosen_ids, rejected_ids = map(tuple, tokens)
+        yield TokenisedPair(
+            pair_id, objective, prompt_value(prompt), chosen, rejected, prompt_ids, chosen_ids, rejected_ids
         )
-        for row in pyarrow.parquet.read_table(prepared / "pairs.parquet").to_pylist()
-        if split in (None, row["split"]) and objective in (None, row["objective"])
-    ]
+
+
+def read_label_prompts(prepared: Path) -> list[LabelPrompt]:
+    """The prompts for which pairs are made, in their stored order."""
+    rows = pyarrow.parquet.read_table(prepared / "label_prompts.parquet").to_pylist()
+    return [LabelPrompt(prompt_value(row["prompt"]), tuple(row["prompt_ids"]), row["split"]) for row in rows]
 
 
 def read_held_out(prepared: Path, *, limit: int) -> list[HeldOutPrompt]:
     rows = pyarrow.parquet.read_table(prepared / "prompts.parquet").slice(0, limit).to_pylist()
-    return [HeldOutPrompt(_prompt(row["prompt"]), tuple(row["prompt_ids"])) for row in rows]
+    return [HeldOutPrompt(prompt_value(row["prompt"]), tuple(row["prompt_ids"])) for row in rows]
 
 
 def read_sft(prepared: Path) -> list[ResponseText]:
@@ -85,7 +106,7 @@ def read_columns(artefact: Path, pair_ids: list[str], columns: tuple[str, ...]) 
     return {name: table[name].to_numpy()[order].astype(np.float64) for name in columns}
 
 
-def _prompt(stored: str) -> Any:
+def prompt_value(stored: str) -> Any:
     """Text, or chat messages as reward functions expect them."""
     value = json.loads(stored)
     return value if isinstance(value, str) else [{"role": role, "content": content} for role, content in value]

@@ -151,13 +151,16 @@ def _read_store(url: str) -> Iterator[Row | Problem]:
         ) from error
     scheme = url.split("://", maxsplit=1)[0]
     for file in files:
-        yield from _read_file(f"{scheme}://{file}", Path(file).suffix, partial(filesystem.open_input_file, file))
+        yield from _read_file(f"{scheme}://{file}", Path(file).suffix, partial(_buffered, filesystem, file))
+
+
+def _buffered(filesystem: Any, path: str) -> BinaryIO:
+    # Arrow's own files cannot be read line by line.
+    return cast(BinaryIO, io.BufferedReader(filesystem.open_input_file(path)))
 
 
 def _read_jsonl(name: str, file: BinaryIO) -> Iterator[Row | Problem]:
-    # An object store's file has no lines of its own.
-    lines = file if isinstance(file, io.IOBase) else io.BufferedReader(cast(io.RawIOBase, file))
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file, start=1):
         if line.strip():
             yield _parse_line(line, f"{name}:{number}")
 
@@ -236,8 +239,7 @@ class _BrokenLineError(Exception):
 
 def _read_csv(name: str, file: BinaryIO) -> Iterator[Row | Problem]:
     csv.field_size_limit(LONGEST_CSV_FIELD)
-    raw = file if isinstance(file, io.IOBase) else io.BufferedReader(cast(io.RawIOBase, file))
-    reader = csv.reader(_decoded_lines(name, cast(BinaryIO, raw)), strict=True)
+    reader = csv.reader(_decoded_lines(name, file), strict=True)
     header: list[str] | None = None
     try:
         for fields in reader:

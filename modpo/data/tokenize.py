@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modpo.config.sources import DataConfig
-from modpo.data.pairs import Prompt
+from modpo.data.texts import Prompt
 from modpo.errors import InputError, Problem
 
 Tokens = list[int]
@@ -30,6 +30,15 @@ class EncodedPair:
     @property
     def longest(self) -> int:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    def cut(self, max_length: int) -> EncodedPair | None:
+        """Responses cut at the end, without an end token there; the prompt stays whole.
+
+        None where nothing is left of them, or nothing that differs.
+        """
+        room = max_length - len(self.prompt_ids)
+        chosen, rejected = self.chosen_ids[:room], self.rejected_ids[:room]
+        return EncodedPair(self.prompt_ids, chosen, rejected) if room > 0 and chosen != rejected else None
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -90,7 +90,7 @@ def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
     for vector in weight_vectors(config):
         if training_sources(config, vector) and not training_sources(config, vector, columns):
             yield Problem(
-                code="MS-169",
+                code="MS-179",
                 what="a weighted objective has no numbers beside the responses that the loss would train on",
                 where="objectives",
                 got="; ".join(f"rows of {name}: {', '.join(sorted(has)) or 'none'}" for name, has in columns.items()),

@@ -1,6 +1,6 @@
-"""Rewards that need no model: what a text's words, sentences and length say. `f(prompts, responses) -> list of numbers`.
+"""Rewards that need no model: what a text's words, sentences and length say.
 
-Each is a reward function as a sweep file names it: `reward: {type: function, function: "modpo.rewards.rules:sentiment"}`.
+Each is a reward function as a sweep file names it: `{type: function, function: "modpo.rewards.rules:sentiment"}`.
 `sentiment` and `reading_ease` need `pip install 'modpo[rules]'`.
 """
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from modpo.artifacts import write_json, writing
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
-from modpo.data.prepared import read_pairs
+from modpo.data.prepared import prompt_value, read_pairs
 from modpo.errors import InputError, Problem
 from modpo.models import checkpoint_activations
 from modpo.rewards.classifier import Classifier, ClassifierSource, load_classifier
@@ -107,12 +107,7 @@ def read_scored(prepared: Path, *, split: Split, objective: str) -> Examples:
         if row["split"] == split
     ]
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
-    return Examples([(_prompt(row["prompt"]), row["response"]) for row in rows], scores)
-
-
-def _prompt(stored: str) -> Any:
-    value = json.loads(stored)
-    return value if isinstance(value, str) else [{"role": role, "content": content} for role, content in value]
+    return Examples([(prompt_value(row["prompt"]), row["response"]) for row in rows], scores)
 
 
 def _fit(work: Work, examples: Examples, folder: Path, hooks: Sequence[Hook]) -> tuple[int, torch.device]:

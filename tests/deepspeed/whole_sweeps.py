@@ -28,6 +28,11 @@ from modpo.training.sft import train_sft
 CPU = torch.device("cpu")
 
 
+def count_e(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """A reward function that is as silly as it is easy to check."""
+    return [float(response.count("e")) for response in responses]
+
+
 @dataclass(frozen=True)
 class InProcess:
     """Stands where a session with a cluster does, for pieces of work that one worker can do alone."""

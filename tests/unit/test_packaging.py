@@ -22,7 +22,7 @@ START_COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
 DASHBOARD_OPTION = re.compile(r"--dashboard-host[= ]+(\S+)")
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 LOOPBACK = "127.0.0.1"
-OPTIONAL_AT_RUN_TIME = ("baselines", "mlflow", "wandb")
+OPTIONAL_AT_RUN_TIME = ("rules", "baselines", "mlflow", "wandb")
 PUBLISHED_IN = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
 
 

@@ -172,7 +172,7 @@ class TestDisk:
         assert is_hub_id(path) is expected
 
     def test_missing_files_of_every_section_are_named_together(self, tmp_path: Path) -> None:
-        odd = tmp_path / "pairs.csv"
+        odd = tmp_path / "pairs.tsv"
         odd.write_text("prompt,chosen,rejected\n")
         raw = raw_sweep(
             objectives=objectives({"pairs": {"path": "nowhere.jsonl"}}, {"pairs": {"path": str(odd)}}),

@@ -151,3 +151,17 @@ def test_objectives_without_pairs_are_no_source(tmp_path: Path) -> None:
     data = load_data(parse_config(raw))
     assert list(data.objectives) == ["vivid"]
     assert [p.prompt for p in data.pairs] == ["p", "q"]
+
+
+def test_a_share_of_the_prompts_is_not_the_share_that_is_held_out(tmp_path: Path) -> None:
+    """Both are drawn by hash: 20 of 100 prompts, of which about a fifth are held out, and not all."""
+    lines(tmp_path, "prompts", [{"prompt": f"p{number}"} for number in range(100)])
+    raw = raw_sweep(label={"prompts": {"path": str(tmp_path / "prompts.jsonl")}, "max_prompts": 20})
+    for objective in raw["objectives"]:
+        del objective["pairs"]
+    data = load_data(parse_config(raw))
+    prompts = [str(prompt) for prompt in data.label_prompts]
+    assert len(prompts) == 20 and prompts == sorted(prompts, key=lambda text: int(text[1:]))
+    held_out = held_out_prompts((f"p{number}" for number in range(100)), fraction=0.2, seed=0)
+    assert 0 < len(held_out & set(prompts)) < 12
+    assert [str(prompt) for prompt in load_data(parse_config(raw)).label_prompts] == prompts
