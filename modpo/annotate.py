@@ -3,6 +3,7 @@
     reference-<digest>/table.parquet   pair_id, reference_chosen_logps, reference_rejected_logps
     rewards-<digest>/table.parquet     pair_id, <objective>_chosen, <objective>_rejected for every objective
                      units.json        size of one unit of each reward, declared or fitted: loss and evaluation use it
+                     meaning.json      signs, sizes and conflicts of the rewards on these pairs, with warnings
 
 Each distinct completion is scored once, in shards over all workers. All values are float64, rewards in raw units,
 higher is better. A reward that stands in columns of the data is not known on pairs of other sources: NaN there.
@@ -27,11 +28,12 @@ from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
 from modpo.data.tokenize import load_tokenizer
 from modpo.models import completion_logps, load_model
 from modpo.rewards.base import Completion
+from modpo.rewards.meaning import JudgedPairs, meaning_of
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.training.batches import LOGPS_COLUMNS, reward_columns
 
-ANNOTATE_VERSION = 2
+ANNOTATE_VERSION = 3
 
 
 def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.device) -> int:
@@ -69,14 +71,14 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
         values = table[name].to_numpy()
         names = LOGPS_COLUMNS if name == "reference" else reward_columns(name)
         columns |= {column: values[order[:, side]] for side, column in enumerate(names)}
-    units: dict[str, float] = {}
     if work.kind == "rewards":
         columns |= _column_rewards(work)
-        units = reward_units(work, columns)
     with writing(output, description) as aside:
         pyarrow.parquet.write_table(pyarrow.table(columns), aside / "table.parquet")
-        if units:
+        if work.kind == "rewards":
+            units = reward_units(work, columns)
             write_json(aside / "units.json", units)
+            write_json(aside / "meaning.json", meaning_of(work.config, _judged(work, pairs, columns), units))
     return len(pairs)
 
 
@@ -93,6 +95,19 @@ def reward_units(work: Work, columns: Mapping[str, Any]) -> dict[str, float]:
             chosen, rejected = (columns[name] for name in reward_columns(objective.name))
             units[objective.name] = objective_unit(objective, chosen - rejected)
     return units
+
+
+def _judged(work: Work, pairs: Sequence[TokenisedPair], columns: Mapping[str, Any]) -> JudgedPairs:
+    gaps = {}
+    for name in work.config.objective_names:
+        chosen, rejected = (columns[column] for column in reward_columns(name))
+        gaps[name] = np.asarray(chosen - rejected)
+    return JudgedPairs(
+        objectives=[pair.objective for pair in pairs],
+        prompts=[repr(pair.prompt) for pair in pairs],
+        held_out=np.array([pair.split == "eval" for pair in pairs]),
+        gaps=gaps,
+    )
 
 
 def _column_rewards(work: Work) -> dict[str, NDArray[np.float64]]:

@@ -38,11 +38,9 @@ Overrides = Annotated[
 def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     """Show every mistake in config and data at once; starts nothing."""
     from modpo.orchestration.preflight import preflight
+    from modpo.tables import print_preflight
 
-    found = preflight(config, overrides=overrides or ())
-    for name, loaded in found.data.objectives.items():
-        console.print(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in loaded.counts.as_dict().items()))
-    console.print("[green]no problems found[/green]")
+    print_preflight(console, preflight(config, overrides=overrides or ()))
 
 
 @app.command()
@@ -65,7 +63,9 @@ def run(config: ConfigPath, overrides: Overrides = None) -> None:
     from modpo.tables import print_summary
 
     found = preflight(config, overrides=overrides or ())
-    summary = run_pipeline(found.config, ConsoleWatcher(console, found.config.objective_names), found.data)
+    watcher = ConsoleWatcher(console, found.config.objective_names)
+    watcher.warn(found.warnings)
+    summary = run_pipeline(found.config, watcher, found.data)
     print_summary(console, summary, run_path(found.config))
 
 

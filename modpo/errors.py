@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_SHOWN_PROBLEMS = 20
 MAX_SHOWN_CHARACTERS = 80
@@ -19,7 +20,7 @@ MAX_SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One mistake: where it is, what we got, what we wanted and what to do about it.
+    """One mistake, or reason for doubt: where it is, what we got, what we wanted and what to do about it.
 
     Attributes:
         code: stable identifier, `MS-nnn`, documented in docs/errors.md.
@@ -37,8 +38,8 @@ class Problem:
     wanted: str = ""
     remedy: str = ""
 
-    def render(self) -> str:
-        lines = [f"error[{self.code}]: {self.what}"]
+    def render(self, level: Literal["error", "warning"] = "error") -> str:
+        lines = [f"{level}[{self.code}]: {self.what}"]
         for label, text in (("-->", self.where), ("got:", self.got), ("wanted:", self.wanted), ("help:", self.remedy)):
             if text:
                 lines.append(f"  {label} {text}")

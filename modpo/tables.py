@@ -15,6 +15,38 @@ from modpo.ledger import read_point
 if TYPE_CHECKING:
     from modpo.doctor import Finding
     from modpo.orchestration.overview import Overview
+    from modpo.orchestration.preflight import Preflight
+
+
+# Of `PairCounts`, what is known before a token is made.
+COUNTED = ("rows", "pairs", "ties", "missing", "duplicates", "conflicting", "implicit_prompts", "unusable")
+
+
+def print_preflight(console: Console, found: Preflight) -> None:
+    """What became of every row, how long the texts are, where labels disagree, one pair as the model sees it."""
+    counts = _table("objective", *COUNTED, "characters, half / 95% / all below", "chosen is longer")
+    for name, loaded in found.data.objectives.items():
+        kinds = loaded.counts.as_dict()
+        below = " / ".join(str(length) for length in found.facts.characters[name].values())
+        counts.add_row(name, *(str(kinds[kind]) for kind in COUNTED), below, f"{found.facts.longer_chosen[name]:.0%}")
+    if found.data.objectives:
+        console.print(counts)
+    for kind, texts in (("prompts to label", found.data.label_prompts), ("texts to imitate", found.data.sft)):
+        if texts:
+            console.print(f"{kind}: {len(texts)}")
+    for name, scored in found.data.scored.items():
+        console.print(f"numbers for the reward model of {name}: {len(scored)}")
+    for both in found.facts.agreements:
+        console.print(
+            f"{both.comparisons} comparisons that {both.first} and {both.second} both label: "
+            f"they disagree on {both.conflict:.1%}"
+        )
+    for line in found.sample:
+        # The user's own text, which may look like markup.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for warning in found.warnings:
+        console.print(warning.render("warning"), style="yellow", markup=False, highlight=False)
+    console.print("[green]no problems found[/green]")
 
 
 def print_overview(console: Console, config: SweepConfig, overview: Overview) -> None:
@@ -57,7 +89,8 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     """The front as a table, its hypervolume, and where everything is."""
     names = [objective["name"] for objective in summary["objectives"]]
     exact = ["KL to exact"] if any(point.get("kl_to_exact") is not None for point in summary["points"]) else []
-    table = _table(*(f"w {name}" for name in names), *names, "KL", "J_w", "length", "device s", "", *exact)
+    titles = [f"{o['name']}{' (self-scored)' * o['self_scored']}" for o in summary["objectives"]]
+    table = _table(*(f"w {name}" for name in names), *titles, "KL", "J_w", "length", "device s", "", *exact)
     for point in summary["points"]:
         weights = [f"{point['weights'][name]:.2f}" if point["weights"] else "" for name in names]
         if point["dominated"] is None:
@@ -66,9 +99,15 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
             continue
         values = [_interval(point["objectives"][name]) for name in names]
         row = [*weights, *values, _interval(point["kl"]), _interval(point["j_w"]), f"{point['length']:.1f}"]
-        row += [f"{point['device_seconds']:.0f}", "dominated" if point["dominated"] else ""]
+        judgement = "[red]collapsed[/red]" if point["collapsed"] else "dominated" if point["dominated"] else ""
+        row += [f"{point['device_seconds']:.0f}", judgement]
         table.add_row(*row, *([f"{point['kl_to_exact']:.4f}"] if point.get("kl_to_exact") is not None else []))
     console.print(table)
+    for point in summary["points"]:
+        if point["collapsed"]:
+            console.print(
+                f"[red]{point['trial_id']} has collapsed, whatever its values say: {point['collapsed']}[/red]"
+            )
     volume = summary["hypervolume"]
     if volume and volume["value"] is not None:
         corner = ", ".join(f"{name} {value:.3g}" for name, value in volume["hv_ref_point"].items())

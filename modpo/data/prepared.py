@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class TokenisedPair:
     prompt_ids: Tokens
     chosen_ids: Tokens
     rejected_ids: Tokens
+    split: str
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,17 @@ def read_pairs(prepared: Path, *, split: str | None = None, objective: str | Non
     """Prepared pairs in their stored order, of one split and objective where given."""
     wanted = {"split": split, "objective": objective}
     filters = [(column, "==", value) for column, value in wanted.items() if value is not None]
-    names = ["pair_id", "objective", "prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"]
+    names = [field.name for field in fields(TokenisedPair)]
     table = pyarrow.parquet.read_table(prepared / "pairs.parquet", columns=names, filters=filters or None)
     return [pair for batch in table.to_batches(max_chunksize=BATCH_ROWS) for pair in _pairs_of(batch)]
 
 
 def _pairs_of(batch: pyarrow.RecordBatch) -> Iterator[TokenisedPair]:
     columns = [column.to_pylist() for column in batch.columns]
-    for pair_id, objective, prompt, chosen, rejected, *tokens in zip(*columns, strict=True):
+    for pair_id, objective, prompt, chosen, rejected, *tokens, split in zip(*columns, strict=True):
         prompt_ids, chosen_ids, rejected_ids = map(tuple, tokens)
         yield TokenisedPair(
-            pair_id, objective, prompt_value(prompt), chosen, rejected, prompt_ids, chosen_ids, rejected_ids
+            pair_id, objective, prompt_value(prompt), chosen, rejected, prompt_ids, chosen_ids, rejected_ids, split
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
+from modpo.config.points import ColumnRewards
 from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
 from modpo.config.tree import SweepConfig
 from modpo.data.demo import WORLD_VERSION
@@ -54,14 +55,18 @@ def load_inputs(config: SweepConfig, data: LoadedData | None = None) -> tuple[Lo
         InputError: all bad rows of all sources together.
     """
     data = data or load_data(config)
-    columns = {name: loaded.column_rewards for name, loaded in data.objectives.items()}
     inputs = Inputs(
         data=data_digest(data),
         model=model_digest(config.model.name_or_path, config.model.revision),
         files=_file_digests(config),
-        column_rewards=columns,
+        column_rewards=column_rewards(data),
     )
     return data, inputs
+
+
+def column_rewards(data: LoadedData) -> ColumnRewards:
+    """The rewards that stand in the rows of each objective's pairs."""
+    return {name: loaded.column_rewards for name, loaded in data.objectives.items()}
 
 
 def _file_digests(config: SweepConfig) -> dict[str, str]:

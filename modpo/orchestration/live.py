@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from modpo.errors import Problem
 
 REFRESH_S = 1.0
 
@@ -22,6 +24,9 @@ class Watcher:
 
     def stage(self, name: str, *, skipped: bool) -> None:
         """A stage begins, or has nothing to do."""
+
+    def warn(self, warnings: Sequence[Problem]) -> None:
+        """Reasons for doubt that stop nothing."""
 
     @contextmanager
     def watching(self, snapshot: Snapshot) -> Iterator[None]:
@@ -42,6 +47,10 @@ class ConsoleWatcher(Watcher):
     def stage(self, name: str, *, skipped: bool) -> None:
         self._stage = name
         self._console.print(f"[bold]{name}[/bold]" + (" [dim]already there, skipped[/dim]" if skipped else ""))
+
+    def warn(self, warnings: Sequence[Problem]) -> None:
+        for warning in warnings:
+            self._console.print(warning.render("warning"), style="yellow", markup=False, highlight=False)
 
     @contextmanager
     def watching(self, snapshot: Snapshot) -> Iterator[None]:

@@ -46,11 +46,12 @@ RECORDED_VERSIONS = ("modpo", "ray", "torch", "deepspeed", "transformers", "peft
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: whether it has nothing to do, and how to do it."""
+    """One stage: whether it has nothing to do, how to do it, and what its result gives reason to doubt."""
 
     name: str
     is_done: Callable[[], bool]
     run: Callable[[], object]
+    warnings: Callable[[], list[Problem]] = list
 
 
 def run_pipeline(config: SweepConfig, watcher: Watcher, read: LoadedData | None = None) -> dict[str, Any]:
@@ -177,7 +178,12 @@ def _stages(state: RunState, data: LoadedData) -> list[Stage]:
         *_optional_stages(state),
         Stage("reference", lambda: annotation_is_done(state, "reference"), lambda: run_annotation(state, "reference")),
         Stage("vertices", lambda: not missing_vertices(state), lambda: _run_vertices(state)),
-        Stage("annotate", lambda: annotation_is_done(state, "rewards"), lambda: run_annotation(state, "rewards")),
+        Stage(
+            "annotate",
+            lambda: annotation_is_done(state, "rewards"),
+            lambda: run_annotation(state, "rewards"),
+            lambda: read_warnings(Path(state.inputs.rewards)),
+        ),
         Stage("sweep", lambda: sweep_is_done(state), lambda: run_sweep_stage(state, state.plan.points)),
     ]
 
@@ -209,10 +215,11 @@ def _run_stage(stage: Stage, watcher: Watcher, earlier: Timings) -> dict[str, An
     started = time.monotonic()
     skipped = stage.is_done()
     watcher.stage(stage.name, skipped=skipped)
-    if skipped:
-        return {"seconds": earlier.get(stage.name, {}).get("seconds", 0.0), "skipped": True}
-    stage.run()
-    return {"seconds": round(time.monotonic() - started, 3), "skipped": False}
+    if not skipped:
+        stage.run()
+    watcher.warn(stage.warnings())
+    seconds = earlier.get(stage.name, {}).get("seconds", 0.0) if skipped else round(time.monotonic() - started, 3)
+    return {"seconds": seconds, "skipped": skipped}
 
 
 def _report(state: RunState, timings: Timings, watcher: Watcher) -> dict[str, Any]:
@@ -247,6 +254,11 @@ def _report_digest(run_dir: Path) -> str:
     manifest = read_json(run_dir / "run.json")
     records = [read_point(run_dir, trial_id) for trial_id in manifest["trials"]]
     return digest_of([manifest, [r.model_dump(mode="json", exclude={"updated_at"}) if r else None for r in records]])
+
+
+def read_warnings(rewards: Path) -> list[Problem]:
+    """What the annotation gives reason to doubt."""
+    return [Problem(**warning) for warning in read_json(rewards / "meaning.json")["warnings"]]
 
 
 def read_stages(run_dir: Path) -> Timings:

@@ -13,9 +13,11 @@ from modpo.config import SweepConfig, read_config
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.config.points import training_sources, weight_vectors
 from modpo.config.rewards import ModelReward, TrainedReward
+from modpo.core.weights import auto_primary
+from modpo.data.labels import LabelFacts, label_facts, warn_of_labels
 from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
-from modpo.orchestration.inputs import resolve_paths
+from modpo.orchestration.inputs import column_rewards, resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.resources import plan_resources
 
@@ -23,12 +25,25 @@ from modpo.orchestration.resources import plan_resources
 MISSING_SOURCE_CODES = frozenset({"MS-142", "MS-143"})
 
 
+# Curvature grows with 1 / w_k^2: a hundred times that of plain DPO here.
+SMALL_WEIGHT = 0.1
+
+
 @dataclass(frozen=True)
 class Preflight:
-    """A config and its data, found in order."""
+    """A config and its data, found in order.
+
+    Attributes:
+        facts: what the labels say before any reward is known.
+        warnings: reasons for doubt that stop nothing.
+        sample: lines that show one pair as the model will see it.
+    """
 
     config: SweepConfig
     data: LoadedData
+    facts: LabelFacts
+    warnings: tuple[Problem, ...]
+    sample: tuple[str, ...]
 
 
 def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
@@ -40,22 +55,57 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
     """
     config, problems = read_config(path, overrides=overrides)
     setup: list[Problem] = []
-    data: LoadedData | None = None
+    found: Preflight | None = None
     if config is not None:
         setup = [*_check_storage(config), *_check_machine(config)]
         if not any(problem.code in MISSING_SOURCE_CODES for problem in problems):
             with tempfile.TemporaryDirectory(prefix="modpo-preflight-") as scratch:
                 resolved = resolve_paths(config, Path(scratch))
-                data, found = read_data(resolved)
-                problems += found
+                data, faults = read_data(resolved)
+                problems += faults
                 problems += _check_columns(resolved, data) if not problems else ()
                 problems += _check_model(resolved)
+                found = _look_closer(config, resolved, data) if not problems else None
     if problems:
         raise InputError([*problems, *setup])
     if setup:
         raise SetupError(setup)
-    assert config is not None and data is not None, "a config without problems has data"
-    return Preflight(config, data)
+    assert found is not None, "a config without problems has data"
+    return found
+
+
+def _look_closer(config: SweepConfig, resolved: SweepConfig, data: LoadedData) -> Preflight:
+    """What a person should see of data in which nothing is wrong.
+
+    Raises:
+        InputError: the data has chat messages, and the tokenizer no template for them.
+    """
+    from modpo.data.rendered import rendered_sample
+
+    facts = label_facts(data)
+    sample = rendered_sample(resolved, data, model_path=resolved.model.name_or_path)
+    return Preflight(
+        config, data, facts, (*warn_of_labels(config, facts), *_warn_of_weights(config, data)), tuple(sample)
+    )
+
+
+def _warn_of_weights(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
+    """Points whose primary objective has so little weight that training is hard on the optimiser."""
+    if config.training.loss_type == "regression":
+        return
+    names, columns = config.objective_names, column_rewards(data)
+    for vector in weight_vectors(config):
+        primary = auto_primary(vector, training_sources(config, vector, columns))
+        if vector[primary] <= SMALL_WEIGHT:
+            yield Problem(
+                code="MS-719",
+                what="the primary objective of a point has little weight, and its loss is divided by it",
+                where=", ".join(f"{name}: {weight:g}" for name, weight in zip(names, vector, strict=True)),
+                got=f"{vector[primary]:g} for {names[primary]}: {vector[primary] ** -2:.0f} times the curvature of DPO",
+                wanted=f"above {SMALL_WEIGHT:g}",
+                remedy="give pairs to an objective with more weight, lower training.learning_rate, or take "
+                "`loss_type: regression`, which divides by nothing",
+            )
 
 
 def _check_storage(config: SweepConfig) -> Iterator[Problem]:
@@ -86,7 +136,7 @@ def _check_machine(config: SweepConfig) -> tuple[Problem, ...]:
 
 def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
     """Whether rewards in columns stand where the loss of each weight vector needs them."""
-    columns = {name: loaded.column_rewards for name, loaded in data.objectives.items()}
+    columns = column_rewards(data)
     for vector in weight_vectors(config):
         if training_sources(config, vector) and not training_sources(config, vector, columns):
             yield Problem(
