@@ -23,11 +23,12 @@ import torch.distributed as dist
 from modpo.artifacts import read_json, write_json, writing
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
-from modpo.core.estimators import Estimate, bootstrap, bootstrap_mean
+from modpo.core.estimators import Estimate, bootstrap_mean
 from modpo.data.prepared import read_held_out
 from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measured, sampled_rows
 from modpo.ledger import evaluation_dir, final_dir
 from modpo.models import TrainedModel, trained_model
+from modpo.rewards.quality import pair_accuracy
 from modpo.training.batches import read_units
 from modpo.training.process_group import from_rank_zero
 
@@ -110,7 +111,7 @@ def summarise(
         "kl": _mean(kl, config).as_dict(),
         "kl_k1": float(np.mean([row["kl_k1"] for row in samples])),
         **({"j_w": _mean(values @ np.array(trial.weights) - trial.beta * kl, config).as_dict()} if trial else {}),
-        "pair_accuracy": _pair_accuracy(accuracies, config),
+        "pair_accuracy": _pair_accuracies(accuracies, config),
         "self_scored": [o.name for o in config.objectives if o.is_self_scored],
         "units": read_units(Path(work.inputs.rewards)),
         "num_prompts": len(prompts),
@@ -143,22 +144,21 @@ def _by_prompt(samples: Sequence[Row], names: Sequence[str]) -> list[Row]:
     ]
 
 
-def _pair_accuracy(accuracies: Sequence[Row], config: SweepConfig) -> dict[str, dict[str, float]]:
+def _pair_accuracies(accuracies: Sequence[Row], config: SweepConfig) -> dict[str, dict[str, float]]:
     """Share of held-out pairs ordered as labelled, for each objective that has pairs; prompts are resampled."""
-    grouped: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, list[Row]] = defaultdict(list)
     for row in accuracies:
-        grouped[row["objective"]][row["prompt"]].append(row["correct"])
-    result: dict[str, dict[str, float]] = {}
-    for name, by_prompt in sorted(grouped.items()):
-        totals = np.array([[sum(values), len(values)] for values in by_prompt.values()])
-        result[name] = bootstrap(
-            totals,
-            lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()),
+        grouped[row["objective"]].append(row)
+    return {
+        name: pair_accuracy(
+            np.array([row["gap"] for row in rows]),
+            [row["prompt"] for row in rows],
             seed=config.seed,
             level=config.evaluation.level,
             resamples=config.evaluation.bootstrap_resamples,
-        ).as_dict()
-    return result
+        )
+        for name, rows in sorted(grouped.items())
+    }
 
 
 def _mean(values_P: Any, config: SweepConfig) -> Estimate:

@@ -145,7 +145,7 @@ def _kl(
 
 
 def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list[Row]:
-    """For each held-out pair of every objective: does the trained policy's implicit reward prefer the chosen side?"""
+    """For each held-out pair of every objective: by how many nats the policy prefers the chosen side."""
     pairs = read_pairs(Path(measured.work.inputs.training_pairs), split="eval")[share]
     if not pairs:
         return []
@@ -155,8 +155,7 @@ def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list
         logps = _completion_logps(measured, models.policy, completions).reshape(-1, 2)
     gaps = (logps[:, 0] - stored[LOGPS_COLUMNS[0]]) - (logps[:, 1] - stored[LOGPS_COLUMNS[1]])
     return [
-        # A tie, such as an untrained policy has everywhere, is half right.
-        {"objective": pair.objective, "prompt": repr(pair.prompt), "correct": 0.5 if gap == 0 else float(gap > 0)}
+        {"objective": pair.objective, "prompt": repr(pair.prompt), "gap": float(gap)}
         for pair, gap in zip(pairs, gaps, strict=True)
     ]
 

@@ -55,7 +55,7 @@ def test_a_self_scored_vertex_is_its_own_optimum(finished_run: FinishedRun) -> N
 
 def test_no_reference_or_margin_model_was_scored_twice(finished_run: FinishedRun) -> None:
     tables = sorted(path.name.split("-")[0] for path in (finished_run.path / "artifacts").iterdir())
-    assert tables == ["prepared", "reference", "rewards", "start_model"]
+    assert tables == ["prepared", "reference", "rewards", "start_evaluation", "start_model"]
 
 
 def test_trained_weights_open_as_an_ordinary_adapter(finished_run: FinishedRun) -> None:

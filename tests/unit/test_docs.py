@@ -71,6 +71,20 @@ class TestErrorCodes:
         assert sorted(named - raised) == []
 
 
+def test_the_readme_has_every_file_of_the_library_once(repository: Path) -> None:
+    """One line a file, but for the folders of data sets and of the demo, which have one line each."""
+    tree = (repository / "README.md").read_text(encoding="utf-8").split("modpo/\n", maxsplit=1)[1].split("```")[0]
+    listed = Counter(re.findall(r"^ +(\w+\.py) ", tree, re.MULTILINE))
+    folders = ("named", "demo")
+    files = [
+        path.name
+        for path in (repository / "modpo").rglob("*.py")
+        if not path.name.startswith("__") and path.parent.name not in folders
+    ]
+    assert listed == Counter(files)
+    assert all(re.search(rf"^ +{folder}/ ", tree, re.MULTILINE) for folder in folders)
+
+
 def test_links_lead_somewhere(pages: dict[Path, str]) -> None:
     """To a file that exists, and on a page of ours to a heading that exists."""
     broken = []
