@@ -39,6 +39,9 @@ CLUSTER_ENVIRONMENT = {
 }
 
 
+STARTING_PROCESSES = 16
+
+
 @contextmanager
 def connected() -> Iterator[None]:
     """A Ray connection for the length of a block.
@@ -106,6 +109,8 @@ def _private_environment(temporary: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     inherited = {
         "TORCH_EXTENSIONS_DIR": str(temporary / "extensions"),
+        # On a machine of few cores Ray would warn that the drivers' processes are many.
+        "RAY_worker_maximum_startup_concurrency": str(STARTING_PROCESSES),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
     }
     before = {name: os.environ.get(name) for name in inherited}
