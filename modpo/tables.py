@@ -99,7 +99,8 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
             continue
         values = [_interval(point["objectives"][name]) for name in names]
         row = [*weights, *values, _interval(point["kl"]), _interval(point["j_w"]), f"{point['length']:.1f}"]
-        judgement = "[red]collapsed[/red]" if point["collapsed"] else "dominated" if point["dominated"] else ""
+        faults = [f"[red]{name}[/red]" for name in ("collapsed", "overshot") if point[name]]
+        judgement = " ".join(faults) or ("dominated" if point["dominated"] else "")
         row += [f"{point['device_seconds']:.0f}", judgement]
         table.add_row(*row, *([f"{point['kl_to_exact']:.4f}"] if point.get("kl_to_exact") is not None else []))
     console.print(table)
@@ -108,6 +109,8 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
             console.print(
                 f"[red]{point['trial_id']} has collapsed, whatever its values say: {point['collapsed']}[/red]"
             )
+        if point["overshot"]:
+            console.print(f"[red]{point['trial_id']} is worse than the start model: {point['overshot']}[/red]")
     volume = summary["hypervolume"]
     if volume and volume["value"] is not None:
         corner = ", ".join(f"{name} {value:.3g}" for name, value in volume["hv_ref_point"].items())

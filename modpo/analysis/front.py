@@ -46,7 +46,12 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
         "level": config.evaluation.level,
         "objectives": _objectives(config, files.points),
         "points": [
-            {**point, "dominated": dominated.get(point["trial_id"]), "collapsed": collapse(point, files.start)}
+            {
+                **point,
+                "dominated": dominated.get(point["trial_id"]),
+                "collapsed": collapse(point, files.start),
+                "overshot": overshoot(point, files.start),
+            }
             for point in files.points
         ],
         "start": files.start,
@@ -85,6 +90,16 @@ def collapse(point: Point, start: Point | None) -> str | None:
     if point["distinct_n"] < COLLAPSED_DISTINCT * start["distinct_n"]:
         return f"distinct word pairs {point['distinct_n']:.2f}, {start['distinct_n']:.2f} in the start model"
     return None
+
+
+def overshoot(point: Point, start: Point | None) -> str | None:
+    """Where J_w lies surely below that of the start model, whose KL is 0: the optimum never does."""
+    if start is None or point["j_w"] is None:
+        return None
+    untrained = sum(weight * start["objectives"][name]["value"] for name, weight in point["weights"].items())
+    if point["j_w"]["high"] >= untrained:
+        return None
+    return f"J_w {point['j_w']['value']:.3g}, {untrained:.3g} in the start model, KL {point['kl']['value']:.3g} nats"
 
 
 def _counts(points: Sequence[Point], front: Front | None) -> dict[str, int]:

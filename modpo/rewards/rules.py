@@ -7,6 +7,7 @@ Each is a reward function as a sweep file names it: `{type: function, function: 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])[\"']?\s+")
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 
 TARGET_WORDS = 40
-FEWEST_WORDS = 10
+FEWEST_WORDS, TOO_SHORT = 10, -6.0
 EASIEST, HARDEST = 121.22, -100.0
 
 
@@ -36,9 +37,12 @@ def reading_ease(prompts: Sequence[Any], responses: Sequence[str]) -> list[float
 
 
 def near_target_length(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
-    """-|words - 40| / 40, at best 0; below 10 words -2, so that saying nothing is never the shortest way."""
+    """-|log2(words / 40)|, at best 0: half the words and twice the words are as bad, -1.
+
+    Below 10 words it is -6, which no longer text gets before 2,560 words: saying nothing is never the shortest way.
+    """
     lengths = [len(response.split()) for response in responses]
-    return [-2.0 if words < FEWEST_WORDS else -abs(words - TARGET_WORDS) / TARGET_WORDS for words in lengths]
+    return [TOO_SHORT if words < FEWEST_WORDS else -abs(math.log2(words / TARGET_WORDS)) for words in lengths]
 
 
 def brevity(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:

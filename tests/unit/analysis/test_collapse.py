@@ -31,8 +31,8 @@ def run_dir(tmp_path: Path) -> Path:
     return write_run(tmp_path, make_config("vivid", "brief"), points)
 
 
-def write_start(run_dir: Path, *, length: float, distinct_n: float) -> None:
-    objectives = {name: {"value": 0.25, "low": 0.2, "high": 0.3} for name in ("vivid", "brief")}
+def write_start(run_dir: Path, *, length: float, distinct_n: float, value: float = 0.25) -> None:
+    objectives = {name: {"value": value, "low": value - 0.05, "high": value + 0.05} for name in ("vivid", "brief")}
     start = {"objectives": objectives, "length": length, "distinct_n": distinct_n, "truncated": 0.125}
     write_json(run_dir / "artifacts" / "start_evaluation-00ff" / "summary.json", start)
 
@@ -75,6 +75,18 @@ def test_collapse_is_a_quarter_of_the_length_or_half_of_the_words(
 ) -> None:
     write_start(run_dir, length=length, distinct_n=distinct_n)
     assert collapsed(run_dir) == [expected, expected]
+
+
+def test_a_point_below_the_start_model_has_overshot(run_dir: Path) -> None:
+    """J_w = 1 - 0.1 * 2 = 0.8 for both, up to 0.9 in its interval; the start model has w.E[r] = 0.25, later 0.95."""
+    write_start(run_dir, length=5.0, distinct_n=0.5)
+    assert [point["overshot"] for point in summarise_run(run_dir)["points"]] == [None, None]
+    write_start(run_dir, length=5.0, distinct_n=0.5, value=0.95)
+    summary = summarise_run(run_dir)
+    expected = "J_w 0.8, 0.95 in the start model, KL 2 nats"
+    assert [point["overshot"] for point in summary["points"]] == [expected, expected]
+    assert "2 of the points are worse than the start model by what training maximises" in render_page(summary)
+    assert f"short is worse than the start model: {expected}" in printed_summary(summary, run_dir)
 
 
 def test_page_and_terminal_flag_a_collapse(run_dir: Path) -> None:

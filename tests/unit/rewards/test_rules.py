@@ -1,0 +1,75 @@
+"""Rewards of words, sentences and length, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from modpo.rewards.rules import brevity, near_target_length, reading_ease, sentences, sentiment, syllables
+
+
+def text(words: int) -> str:
+    return "word " * words
+
+
+class TestSentiment:
+    def test_sign_and_order(self) -> None:
+        happy, flat, sad = sentiment([""] * 3, ["What a wonderful day!", "It is a table.", "This is horrible."])
+        assert -1 <= sad < 0 == flat < happy <= 1
+
+    def test_length_does_not_buy_it(self) -> None:
+        """The mean over sentences: ten times the same sentence is as cheerful as once."""
+        once, often = sentiment(["", ""], ["I love it.", "I love it. " * 10])
+        assert once == pytest.approx(often)
+
+    def test_two_sentences_meet_in_the_middle(self) -> None:
+        good, bad, both = sentiment([""] * 3, ["I love it.", "I hate it.", "I love it. I hate it."])
+        assert both == pytest.approx((good + bad) / 2)
+
+    @pytest.mark.parametrize("nothing", ["", "   ", "...", "?! 123"])
+    def test_nothing_to_judge(self, nothing: str) -> None:
+        assert sentiment([""], [nothing]) == [0.0]
+
+
+class TestReadingEase:
+    def test_by_the_formula(self) -> None:
+        """Three words of one syllable in one sentence: 206.835 - 1.015 * 3 - 84.6."""
+        assert reading_ease([""], ["The cat sat."]) == [pytest.approx(206.835 - 1.015 * 3 - 84.6)]
+
+    def test_two_sentences_and_a_longer_word(self) -> None:
+        """Five words in two sentences, of which "yellow" has two syllables: 2.5 words a sentence, 6 / 5 syllables."""
+        assert syllables("yellow") == 2
+        assert reading_ease([""], ["The cat is yellow. Yes!"]) == [
+            pytest.approx(min(121.22, 206.835 - 1.015 * 2.5 - 84.6 * 6 / 5))
+        ]
+
+    def test_nothing_to_read_is_as_hard_as_can_be(self) -> None:
+        assert reading_ease(["", ""], ["", "!!!"]) == [-100.0, -100.0]
+
+    def test_no_text_leaves_the_range(self) -> None:
+        hard = "internationalization " * 400
+        assert reading_ease(["", ""], [hard, "I go."]) == [-100.0, pytest.approx(121.22, abs=2.0)]
+
+
+class TestLength:
+    def test_half_and_double_are_as_bad(self) -> None:
+        assert near_target_length([""] * 4, [text(40), text(20), text(80), text(160)]) == [0, -1, -1, -2]
+
+    def test_saying_nothing_is_worse_than_going_on_for_ever(self) -> None:
+        short, empty, shortest_allowed, endless = near_target_length([""] * 4, [text(9), "", text(10), text(2000)])
+        assert short == empty == -6 < endless < shortest_allowed == -2
+
+    def test_raw_brevity_wants_silence(self) -> None:
+        assert brevity(["", ""], ["", text(7)]) == [0, -7]
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"),
+    [
+        ("One. Two! Three?", ["One.", "Two!", "Three?"]),
+        ('He said "Go." Then he went.', ['He said "Go.', "Then he went."]),
+        ("no end", ["no end"]),
+        ("... !", []),
+    ],
+)
+def test_sentences(whole: str, parts: list[str]) -> None:
+    assert [part.strip() for part in sentences(whole)] == parts
