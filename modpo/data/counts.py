@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from modpo.errors import Problem
+from modpo.errors import MAX_SHOWN_PROBLEMS, Problem
 
-LISTED_PROBLEMS = 20
+# With the line that counts them, as many as a message shows.
+LISTED_PROBLEMS = MAX_SHOWN_PROBLEMS - 1
+COUNT_CODE = "MS-246"
 
 
 @dataclass
@@ -20,6 +22,7 @@ class PairCounts:
         pairs: pairs formed.
         ties: comparisons without a preference, by label or by a score gap within `min_gap`.
         missing: comparisons or responses without a label or score.
+        alone: scored responses, or ranked rows, with nothing of the same prompt to compare them with.
         duplicates: pairs that stand there already: kept, as draws of their own.
         conflicting: pairs whose responses stand there with the opposite label: kept as well.
         implicit_prompts: pairs whose prompt was taken from what both responses begin with.
@@ -32,6 +35,7 @@ class PairCounts:
     pairs: int = 0
     ties: int = 0
     missing: int = 0
+    alone: int = 0
     duplicates: int = 0
     conflicting: int = 0
     implicit_prompts: int = 0
@@ -57,14 +61,22 @@ class Problems:
                 self._listed.append(problem)
 
     def all(self, place: str) -> list[Problem]:
-        """Every listed problem, then a line for each kind that had more."""
-        more = [(code, count - LISTED_PROBLEMS) for code, count in self._counts.items() if count > LISTED_PROBLEMS]
-        return self._listed + [
+        """A line for each kind that has more than are listed, then every listed problem."""
+        many = [
             Problem(
-                code="MS-246",
-                what=f"{count} more rows have the fault {code}",
+                code=COUNT_CODE,
+                what=f"the fault {code} is there {count} times, and only the first are listed",
                 where=place,
+                got=f"{count} times {code}",
+                wanted="none",
                 remedy="mend the rows that are listed, and those like them",
             )
-            for code, count in more
+            for code, count in self._counts.items()
+            if count > LISTED_PROBLEMS
         ]
+        return many + self._listed
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Each once, though two objectives may read one file; counts first, for a message shows only the beginning."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: problem.code != COUNT_CODE)

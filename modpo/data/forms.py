@@ -7,15 +7,30 @@ are handed on as `ScoredResponse`s.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from modpo.config.rewards import ColumnsReward
 from modpo.config.sources import ComparedColumns, PairColumns, RankedColumns, ScoredColumns
-from modpo.data.sources import Row, lookup
-from modpo.data.texts import Prompt, implicit_pair, rating, read_prompt, response_of, type_problem
-from modpo.errors import InputError, Problem, shown
+from modpo.data.rows import Row, kind_of, lookup, told
+from modpo.data.texts import (
+    Prompt,
+    collect,
+    implicit_pair,
+    number_of,
+    rating,
+    read_prompt,
+    read_texts,
+    response_of,
+    same_text,
+    type_problem,
+)
+from modpo.errors import InputError, Problem
+
+DEFAULT_PROMPT = PairColumns().prompt
 
 Form = PairColumns | ScoredColumns | RankedColumns | ComparedColumns
 Verdict = Literal["first", "second", "tie", "missing"]
@@ -82,26 +97,22 @@ class FormReader:
         if form.prompt is None or _has_conversations(row, form):
             texts = implicit_pair(row, form.chosen, form.rejected)
             return Comparison(*texts, "first", row.where, *numbers, implicit=True)
-        prompt_column = form.prompt
-        texts = _prompt_and_two(row, prompt_column, form.chosen, form.rejected)
-        if texts[1] == texts[2]:
-            raise InputError(_same_text(row, form.chosen, form.rejected))
-        return Comparison(*texts, "first", row.where, *numbers)
+        prompt, (chosen, rejected) = read_texts(row, form.prompt, form.chosen, form.rejected)
+        if chosen == rejected:
+            raise InputError(same_text(row, form.chosen, form.rejected))
+        return Comparison(prompt, chosen, rejected, "first", row.where, *numbers)
 
     def _compared(self, row: Row, form: ComparedColumns) -> Comparison:
-        texts = _prompt_and_two(row, form.prompt, form.first, form.second)
-        label = lookup(row, form.label)
-        verdict = _verdict(label, form)
-        if verdict is None:
-            raise InputError(_unknown_label(row, form, label))
-        if texts[1] == texts[2] and verdict in ("first", "second"):
-            raise InputError(_same_text(row, form.first, form.second))
-        return Comparison(*texts, verdict, row.where, *self._pair_numbers(row))
+        (prompt, (first, second)), verdict = collect(
+            lambda: read_texts(row, form.prompt, form.first, form.second), lambda: _verdict(row, form)
+        )
+        if first == second and verdict in ("first", "second"):
+            raise InputError(same_text(row, form.first, form.second))
+        return Comparison(prompt, first, second, verdict, row.where, *self._pair_numbers(row))
 
     def _scored(self, row: Row, form: ScoredColumns) -> ScoredResponse:
-        prompt, response, score = _collect(
-            lambda: read_prompt(row, form.prompt),
-            lambda: response_of(lookup(row, form.response), row, form.response),
+        (prompt, (response,)), score = collect(
+            lambda: read_texts(row, form.prompt, form.response),
             lambda: rating(lookup(row, form.score), row, form.score),
         )
         numbers = tuple(sign * _number(row, reward.score) for reward, sign in self.columns)
@@ -110,31 +121,17 @@ class FormReader:
     def _ranked(self, row: Row, form: RankedColumns) -> Iterator[Comparison]:
         column = form.ranks or form.scores
         assert column is not None, "a ranked form has ranks or scores"
-        prompt = read_prompt(row, form.prompt)
-        responses, values = lookup(row, form.responses), lookup(row, column)
-        if not isinstance(responses, list) or not isinstance(values, list) or len(responses) != len(values):
-            raise InputError(_uneven(row, form.responses, column, responses, values))
-        # An empty response among many is left out, like one without a rating.
-        blank = [isinstance(response, str) and not response.strip() for response in responses]
-        texts = [
-            "" if empty else response_of(response, row, form.responses)
-            for response, empty in zip(responses, blank, strict=True)
-        ]
+        prompt, (responses, values) = collect(
+            lambda: read_prompt(row, form.prompt), lambda: _even_lists(row, form.responses, column)
+        )
+        rated = _rated_responses(row, prompt, (form.responses, column), zip(responses, values, strict=True))
         # Rank 1 is best.
         sign = -1.0 if form.ranks else self.sign
-        ratings = [None if empty else rating(v, row, column) for v, empty in zip(values, blank, strict=True)]
-        scores = [None if number is None else sign * number for number in ratings]
-        numbers = self._list_numbers(row, len(texts))
-        for first, second in itertools.combinations(range(len(texts)), 2):
-            yield Comparison(
-                prompt,
-                texts[first],
-                texts[second],
-                compare(scores[first], scores[second], min_gap=form.min_gap, same=texts[first] == texts[second]),
-                row.where,
-                numbers[first],
-                numbers[second],
-            )
+        scored = [(text, None if number is None else sign * number) for text, number in rated]
+        beside = zip(scored, self._list_numbers(row, len(scored)), strict=True)
+        for ((first, ours), first_numbers), ((second, theirs), second_numbers) in itertools.combinations(beside, 2):
+            verdict = compare(ours, theirs, min_gap=form.min_gap, same=first == second)
+            yield Comparison(prompt, first, second, verdict, row.where, first_numbers, second_numbers)
 
     def _pair_numbers(self, row: Row) -> tuple[Numbers, Numbers]:
         first = tuple(sign * _number(row, reward.chosen) for reward, sign in self.columns)
@@ -146,13 +143,13 @@ class FormReader:
         for reward, sign in self.columns:
             values = _value(row, reward.score)
             known = isinstance(values, list) and len(values) == count
-            columns.append([sign * _as_number(value) for value in values] if known else [float("nan")] * count)
+            columns.append([sign * _as_number(value) for value in values] if known else [math.nan] * count)
         return [tuple(column[number] for column in columns) for number in range(count)]
 
 
 def _has_conversations(row: Row, form: PairColumns) -> bool:
     """Whole conversations without a prompt column: TRL's implicit prompt. Of plain text it has to be asked for."""
-    default = form.prompt == PairColumns().prompt and form.prompt not in row.values
+    default = form.prompt == DEFAULT_PROMPT and form.prompt not in row.values
     return default and all(isinstance(row.values.get(column), list) for column in (form.chosen, form.rejected))
 
 
@@ -165,42 +162,37 @@ def compare(first: float | None, second: float | None, *, min_gap: float, same: 
     return "first" if first > second else "second"
 
 
-def _prompt_and_two(row: Row, prompt_column: str, first: str, second: str) -> tuple[Prompt, str, str]:
-    """Prompt and two responses; all that is wrong with the three at once."""
-    prompt: Prompt | None = None
-    problems: list[Problem] = []
-    try:
-        prompt = read_prompt(row, prompt_column)
-    except InputError as error:
-        problems += error.problems
-    texts: list[str] = []
-    for column in (first, second):
-        try:
-            texts.append(response_of(lookup(row, column), row, column, prompt=prompt))
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    assert prompt is not None, "a row without problems has a prompt"
-    return prompt, texts[0], texts[1]
+def _even_lists(row: Row, responses_column: str, column: str) -> tuple[list[Any], list[Any]]:
+    """The responses of a ranked row, and as many ranks or scores."""
+    responses, values = collect(lambda: lookup(row, responses_column), lambda: lookup(row, column))
+    if not isinstance(responses, list):
+        raise InputError(type_problem(row, responses_column, kind_of(responses), "a list of responses"))
+    if not isinstance(values, list) or len(responses) != len(values):
+        raise InputError(_uneven(row, column, values, len(responses)))
+    return responses, values
 
 
-def _collect(*readers: Callable[[], Any]) -> list[Any]:
-    """Results of all readers, or all their problems."""
-    found: list[Any] = []
-    problems: list[Problem] = []
-    for read in readers:
-        try:
-            found.append(read())
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(problems)
-    return found
+def _rated_responses(row: Row, prompt: Prompt, columns: tuple[str, str], items: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """(text, rating) of each response of a ranked row; an empty one among many is left out, as if it had no rating."""
+
+    def rated(number: int, response: Any, value: Any) -> Sequence[Any]:
+        if isinstance(response, str) and not response.strip():
+            return "", None
+        places = [f"{column}, item {number}" for column in columns]
+        return collect(
+            lambda: response_of(response, row, places[0], prompt=prompt), lambda: rating(value, row, places[1])
+        )
+
+    return collect(*(partial(rated, number, *item) for number, item in enumerate(items, start=1)))
 
 
-def _verdict(label: Any, form: ComparedColumns) -> Verdict | None:
-    """None for a label that is not declared. A truth value is no number: True is not 1."""
+def _verdict(row: Row, form: ComparedColumns) -> Verdict:
+    """What a label says. A truth value is no number: True is not 1.
+
+    Raises:
+        InputError: there is none, or none that is declared.
+    """
+    label = lookup(row, form.label)
 
     def among(values: Sequence[bool | int | str]) -> bool:
         return any(label == value and isinstance(label, bool) == isinstance(value, bool) for value in values)
@@ -211,7 +203,9 @@ def _verdict(label: Any, form: ComparedColumns) -> Verdict | None:
         return "second"
     if among(form.ties):
         return "tie"
-    return "missing" if label is None else None
+    if label is None:
+        return "missing"
+    raise InputError(_unknown_label(row, form, label))
 
 
 def _value(row: Row, column: str | None) -> Any:
@@ -229,23 +223,8 @@ def _number(row: Row, column: str | None) -> float:
 
 def _as_number(value: Any) -> float:
     """NaN for whatever is no finite number: the loader counts those."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return float("nan")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return float("nan")
-    return number if abs(number) < float("inf") else float("nan")
-
-
-def _same_text(row: Row, first: str, second: str) -> Problem:
-    return Problem(
-        code="MS-207",
-        what="chosen and rejected are the same text",
-        where=f"{row.where} ({first}, {second})",
-        wanted="two different responses",
-        remedy="remove the row: it carries no preference",
-    )
+    number = number_of(value)
+    return number if number is not None and math.isfinite(number) else math.nan
 
 
 def _unknown_label(row: Row, form: ComparedColumns, label: Any) -> Problem:
@@ -258,21 +237,19 @@ def _unknown_label(row: Row, form: ComparedColumns, label: Any) -> Problem:
         code="MS-243",
         what="a label is none of those that are declared",
         where=f"{row.where} ({form.label})",
-        got=shown(label),
+        got=told(label),
         wanted="; ".join(f"{name}: {', '.join(map(repr, values)) or 'none'}" for name, values in declared.items()),
         remedy="name it in the sweep file under first_wins, second_wins or ties",
     )
 
 
-def _uneven(row: Row, responses_column: str, column: str, responses: Any, values: Any) -> Problem:
-    if not isinstance(responses, list):
-        return type_problem(row, responses_column, shown(type(responses).__name__), "a list of responses")
-    got = f"{len(values)} values" if isinstance(values, list) else shown(type(values).__name__)
+def _uneven(row: Row, column: str, values: Any, num_responses: int) -> Problem:
+    got = f"{len(values)} values" if isinstance(values, list) else kind_of(values)
     return Problem(
         code="MS-244",
         what="a ranked row has not one rank or score for each response",
         where=f"{row.where} ({column})",
-        got=f"{got} for {len(responses)} responses",
-        wanted=f"a list of {len(responses)}",
+        got=f"{got} for {num_responses} responses",
+        wanted=f"a list of {num_responses}",
         remedy="mend or remove the row",
     )

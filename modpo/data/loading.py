@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,18 +16,21 @@ import pyarrow
 from modpo.config.rewards import TrainedReward
 from modpo.config.sources import PromptData, ScoredData, SourceConfig, TextData
 from modpo.config.tree import LabelConfig, SweepConfig
-from modpo.data.counts import Problems
+from modpo.data.counts import Problems, in_order
+from modpo.data.held_out import distinct_ranks, highest_of, seeded_rank
 from modpo.data.pairs import LoadedPairs, PreferencePair, load_pairs
-from modpo.data.sources import Row, lookup, read_rows
+from modpo.data.rows import Row, lookup
+from modpo.data.sources import read_rows
 from modpo.data.spool import Spool
 from modpo.data.texts import (
-    UNUSABLE,
     Prompt,
+    collect,
+    is_unusable,
     prompt_from_json,
     prompt_key,
     rating,
     read_prompt,
-    read_response,
+    read_texts,
     type_problem,
 )
 from modpo.errors import InputError, Problem
@@ -46,12 +49,15 @@ class LoadedData:
         sft: texts to imitate, where they are given.
         label_prompts: distinct prompts for which pairs are made.
         scored: for each objective whose reward model is trained by regression: texts with raw numbers.
+        unusable: rows that say nothing and were left out, by the place in the sweep file; those of pairs stand in
+            their counts.
     """
 
     objectives: dict[str, LoadedPairs]
     sft: Spool[Text]
     label_prompts: Spool[Prompt] = field(default_factory=lambda: _prompt_spool())  # noqa: PLW0108 # defined below
     scored: Mapping[str, Spool[Scored]] = field(default_factory=dict)
+    unusable: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pairs(self) -> Iterator[PreferencePair]:
@@ -61,9 +67,10 @@ class LoadedData:
     @property
     def prompts(self) -> Iterator[Prompt]:
         """The prompt of every row, as often as it is there."""
-        yield from (pair.prompt for pair in self.pairs)
-        yield from self.label_prompts
-        yield from (prompt for texts in self.scored.values() for prompt, _, _ in texts)
+        pairs = [loaded.pairs for loaded in self.objectives.values()]
+        spools: list[Spool[Any]] = [*pairs, self.label_prompts, *self.scored.values()]
+        for spool in spools:
+            yield from map(prompt_from_json, spool.column("prompt"))
 
 
 def load_data(config: SweepConfig) -> LoadedData:
@@ -86,14 +93,13 @@ def read_data(config: SweepConfig) -> tuple[LoadedData, list[Problem]]:
         for o in config.objectives
         if o.pairs is not None
     }
-    problems = [problem for loaded in objectives.values() for problem in loaded.problems]
-    sft, found = _load_sft(config.sft.data if config.sft else None, drop=drop)
-    prompts, more = _load_prompts(config.label, seed=config.seed, drop=drop)
-    scored, rest = _load_scored(config, drop=drop)
-    data = LoadedData(objectives, sft, prompts, scored)
-    problems += [*found, *more, *rest]
-    problems += _check_enough(data) if not problems else []
-    return data, problems
+    others = _Others(drop)
+    sft = others.texts(config.sft.data if config.sft else None)
+    prompts = others.prompts(config.label, seed=config.seed)
+    scored = others.scored(config)
+    data = LoadedData(objectives, sft, prompts, scored, others.unusable)
+    problems = [problem for loaded in objectives.values() for problem in loaded.problems] + others.problems
+    return data, in_order(problems or _check_enough(data))
 
 
 def data_digest(data: LoadedData) -> str:
@@ -108,100 +114,104 @@ def data_digest(data: LoadedData) -> str:
     return digest.hexdigest()[:16]
 
 
-def held_out_prompts(prompts: Iterable[str], *, fraction: float, seed: int) -> set[str]:
-    """A seeded share of the distinct prompts, at least one, chosen by hash: the order of the rows does not matter."""
-    ranked = sorted(set(prompts), key=lambda key: _rank(seed, key))
-    return set(ranked[: max(1, math.ceil(fraction * len(ranked)))])
+class _Others:
+    """Reads what is no pair, and keeps what is wrong with it.
 
+    Attributes:
+        unusable: rows without content that were left out, by the place in the sweep file.
+    """
 
-def _rank(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
+    def __init__(self, drop: bool) -> None:
+        self._drop = drop
+        self.problems: list[Problem] = []
+        self.unusable: Counter[str] = Counter()
 
+    def texts(self, source: TextData | None) -> Spool[Text]:
+        """Texts to imitate."""
+        spool = _text_spool()
+        if source is not None:
+            self._fill(spool, source, partial(_read_text, source), place="sft.data")
+        return spool
 
-def _load_sft(source: TextData | None, *, drop: bool) -> tuple[Spool[Text], list[Problem]]:
-    if source is None:
-        return _text_spool(), []
-    return _fill(
-        _text_spool(),
-        source,
-        lambda row: (read_prompt(row, source.prompt), read_response(row, source.response)),
-        place="sft.data",
-        drop=drop,
-    )
-
-
-def _load_prompts(label: LabelConfig | None, *, seed: int, drop: bool) -> tuple[Spool[Prompt], list[Problem]]:
-    """Distinct prompts; of more than `max_prompts` those that a seeded hash puts first, in the order of the rows."""
-    if label is None:
-        return _prompt_spool(), []
-    source: PromptData = label.prompts
-    found, problems = _fill(
-        _prompt_spool(), source, lambda row: read_prompt(row, source.prompt), place="label.prompts", drop=drop
-    )
-    distinct = list({prompt_key(prompt): prompt for prompt in found}.items())
-    if label.max_prompts is not None:
+    def prompts(self, label: LabelConfig | None, *, seed: int) -> Spool[Prompt]:
+        """Distinct prompts in the order of the rows; of more than `max_prompts` those that a seeded hash puts first."""
+        found, kept = _prompt_spool(), _prompt_spool()
+        if label is None:
+            return kept
+        source: PromptData = label.prompts
+        self._fill(found, source, lambda row: read_prompt(row, source.prompt), place="label.prompts")
         # Another order than that of the held-out prompts: or the first of both would be the same.
-        ranked = sorted((key for key, _ in distinct), key=lambda key: _rank(seed, f"label:{key}"))
-        kept = set(ranked[: label.max_prompts])
-        distinct = [(key, prompt) for key, prompt in distinct if key in kept]
-    prompts = _prompt_spool()
-    for _, prompt in distinct:
-        prompts.append(prompt)
-    return prompts, problems
+        order = f"{seed}:label"
+        ranks = distinct_ranks(map(prompt_key, found), order)
+        last, seen = highest_of(ranks, label.max_prompts or len(ranks)), set[int]()
+        for prompt in found:
+            rank = seeded_rank(order, prompt_key(prompt))
+            if rank <= last and rank not in seen:
+                seen.add(rank)
+                kept.append(prompt)
+        return kept
+
+    def scored(self, config: SweepConfig) -> dict[str, Spool[Scored]]:
+        """Texts with numbers for each reward model that is trained by regression."""
+        scored: dict[str, Spool[Scored]] = {}
+        for objective in config.objectives:
+            reward = objective.reward
+            if not isinstance(reward, TrainedReward) or reward.loss != "regression" or reward.data is None:
+                continue
+            spool = scored[objective.name] = _scored_spool()
+            place = f"objectives.{objective.name}.reward.data"
+            self._fill(spool, reward.data, partial(_read_scored, reward.data), place)
+        return scored
+
+    def _fill(self, spool: Spool[T], source: SourceConfig, read: Callable[[Row], T], place: str) -> None:
+        """Every row of a source."""
+        problems = Problems()
+        try:
+            for item in read_rows(source):
+                if isinstance(item, Problem):
+                    problems.add([item])
+                    continue
+                try:
+                    spool.append(read(item))
+                except InputError as error:
+                    if self._drop and is_unusable(error.problems):
+                        self.unusable[place] += 1
+                    else:
+                        problems.add(error.problems)
+        except InputError as error:
+            problems.add(error.problems)
+        found = problems.all(source.path)
+        self.problems += found or ([] if spool else [_no_rows(place, source.path, self.unusable[place])])
 
 
-def _load_scored(config: SweepConfig, *, drop: bool) -> tuple[dict[str, Spool[Scored]], list[Problem]]:
-    """Texts with numbers for each reward model that is trained by regression."""
-    scored: dict[str, Spool[Scored]] = {}
-    problems: list[Problem] = []
-    for objective in config.objectives:
-        reward = objective.reward
-        if not isinstance(reward, TrainedReward) or reward.loss != "regression" or reward.data is None:
-            continue
-        place = f"objectives.{objective.name}.reward.data"
-        scored[objective.name], found = _fill(
-            _scored_spool(), reward.data, partial(_read_scored, reward.data), place, drop=drop
-        )
-        problems += found
-    return scored, problems
+def _read_text(source: TextData, row: Row) -> Text:
+    prompt, (response,) = read_texts(row, source.prompt, source.response)
+    return prompt, response
 
 
 def _read_scored(source: ScoredData, row: Row) -> Scored:
-    number = rating(lookup(row, source.score), row, source.score)
+    (prompt, (response,)), score = collect(
+        lambda: read_texts(row, source.prompt, source.response), lambda: _number(row, source.score)
+    )
+    return prompt, response, score
+
+
+def _number(row: Row, column: str) -> float:
+    number = rating(lookup(row, column), row, column)
     if number is None:
-        raise InputError(type_problem(row, source.score, "a missing number", "a number"))
-    return read_prompt(row, source.prompt), read_response(row, source.response), number
+        raise InputError(type_problem(row, column, "a missing number", "a number"))
+    return number
 
 
-def _fill(
-    spool: Spool[T], source: SourceConfig, read: Callable[[Row], T], place: str, *, drop: bool
-) -> tuple[Spool[T], list[Problem]]:
-    """Every row of a source, and what is wrong with the rest."""
-    problems = Problems()
-    try:
-        for item in read_rows(source):
-            if isinstance(item, Problem):
-                problems.add([item])
-                continue
-            try:
-                spool.append(read(item))
-            except InputError as error:
-                if not (drop and {problem.code for problem in error.problems} <= UNUSABLE):
-                    problems.add(error.problems)
-    except InputError as error:
-        problems.add(error.problems)
-    if not spool and not problems.all(""):
-        problems.add(
-            [
-                Problem(
-                    code="MS-224",
-                    what=f"{place} has no rows",
-                    where=source.path,
-                    remedy="give it data, or leave it out",
-                )
-            ]
-        )
-    return spool, problems.all(source.path)
+def _no_rows(place: str, path: str, num_unusable: int) -> Problem:
+    return Problem(
+        code="MS-224",
+        what=f"{place} has no rows",
+        where=path,
+        got=f"{num_unusable} rows, all without content" if num_unusable else "0 rows",
+        wanted="at least one row",
+        remedy="give it data, or leave it out",
+    )
 
 
 def _check_enough(data: LoadedData) -> Iterator[Problem]:
@@ -210,8 +220,9 @@ def _check_enough(data: LoadedData) -> Iterator[Problem]:
             yield Problem(
                 code="MS-221",
                 what=f"objective {name!r} has no pairs left",
-                where="objectives",
+                where=f"objectives ({name}).pairs",
                 got=", ".join(f"{count} {kind}" for kind, count in loaded.counts.as_dict().items() if count),
+                wanted="at least one pair",
                 remedy="lower min_gap, or give it data",
             )
     distinct = set(islice(_distinct(prompt_key(prompt) for prompt in data.prompts), 2))
@@ -220,6 +231,7 @@ def _check_enough(data: LoadedData) -> Iterator[Problem]:
             code="MS-222",
             what="all rows have the same prompt, so none can be held out",
             where="objectives",
+            got="1 prompt",
             wanted="at least two prompts",
             remedy="give more prompts",
         )

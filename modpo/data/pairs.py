@@ -9,7 +9,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow
 
@@ -19,10 +19,16 @@ from modpo.config.sources import NamedColumns, RankedColumns, ScoredColumns
 from modpo.data.counts import PairCounts, Problems
 from modpo.data.forms import Comparison, Form, FormReader, Numbers, ScoredResponse, compare
 from modpo.data.named import named_dataset
-from modpo.data.sources import Row, read_rows
+from modpo.data.rows import Row
+from modpo.data.sources import read_rows
 from modpo.data.spool import Spool
-from modpo.data.texts import UNUSABLE, Prompt, prompt_from_json, prompt_key
+from modpo.data.texts import Prompt, is_unusable, prompt_from_json, prompt_key
 from modpo.errors import InputError, Problem
+
+# Rows that lack a reward, in the one message about it.
+LISTED_PLACES = 5
+
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,13 @@ class _PairLoader:
         self._objective, self._source, self._seed, self._drop = objective, objective.pairs, seed, drop_unusable
         scored = [other for other in objectives if isinstance(other.reward, ColumnsReward)]
         self._columns = [other.name for other in scored]
+        self._place = next(
+            (f"objectives.{n}." for n, other in enumerate(objectives) if other.name == objective.name), ""
+        )
         self._rewards = [(o.reward, o.sign) for o in scored if isinstance(o.reward, ColumnsReward)]
         self._known = Counter[str]()
-        self._occurrences: Counter[int] = Counter()
+        self._lacking: dict[str, list[str]] = defaultdict(list)
+        self._occurrences: dict[int, int] = {}
         self._problems = Problems()
         self._loaded = LoadedPairs(_pair_spool(objective.name, tuple(self._columns)))
 
@@ -99,7 +109,16 @@ class _PairLoader:
             self._problems.add(error.problems)
         if loaded.counts.rows == 0 and not self._problems.all(""):
             self._problems.add(
-                [Problem(code="MS-201", what="the source has no rows", where=self._source.path, remedy="give it data")]
+                [
+                    Problem(
+                        code="MS-201",
+                        what="the source has no rows",
+                        where=self._source.path,
+                        got="0 rows",
+                        wanted="at least one row",
+                        remedy="give it data",
+                    )
+                ]
             )
         loaded.counts.pairs = len(loaded.pairs)
         self._judge_columns()
@@ -123,31 +142,41 @@ class _PairLoader:
             self._take_scored(responses, form)
 
     def _preset(self) -> tuple[Form, Callable[[Row], Iterable[Row]]]:
-        """The form to read, and the rows that one row of the source stands for."""
+        """The form to read, and the rows that one row of the source stands for.
+
+        Raises:
+            InputError: no named data set, or none of its dimensions, is meant by the sweep file.
+        """
         form = self._source.form
         if not isinstance(form, NamedColumns):
             return form, lambda row: (row,)
-        named, dimension = named_dataset(form.dataset), form.dimension
-        return named.form(dimension, form), lambda row: (
-            Row(row.where, values) for values in named.transform(row.values, dimension)
-        )
+        try:
+            named, dimension = named_dataset(form.dataset), form.dimension
+            preset = named.form(dimension, form)
+        except InputError as error:
+            raise InputError(replace(p, where=self._place + p.where) for p in error.problems) from error
+        return preset, lambda row: (Row(row.where, values) for values in named.transform(row.values, dimension))
 
     def _take_row(
         self, found: Sequence[Comparison | ScoredResponse], reader: FormReader, responses: Spool[ScoredResponse]
     ) -> None:
-        comparisons = [item for item in found if isinstance(item, Comparison)]
+        comparisons: list[Comparison] = []
         for item in found:
             if isinstance(item, ScoredResponse):
                 responses.append(item)
-        if isinstance(reader.form, RankedColumns) and comparisons:
-            self._take_some(comparisons, reader.form.max_pairs_per_prompt, prompt_key(comparisons[0].prompt))
-        else:
+            else:
+                comparisons.append(item)
+        if not isinstance(reader.form, RankedColumns):
             for comparison in comparisons:
                 self._take(comparison)
+        elif comparisons:
+            self._take_some(comparisons, reader.form.max_pairs_per_prompt, prompt_key(comparisons[0].prompt))
+        else:
+            self._loaded.counts.alone += 1
 
     def _reject(self, problems: Sequence[Problem]) -> None:
         """A row that cannot be used: a problem, or counted where rows without content may be dropped."""
-        if self._drop and {problem.code for problem in problems} <= UNUSABLE:
+        if self._drop and is_unusable(problems):
             self._loaded.counts.unusable += 1
         else:
             self._problems.add(problems)
@@ -173,6 +202,7 @@ class _PairLoader:
                 by_prompt[_hash(prompt_key(item.prompt))].append(number)
         for key in sorted(by_prompt):
             group = [responses[number] for number in by_prompt[key]]
+            self._loaded.counts.alone += len(group) == 1
             compared = [
                 _comparison(first, second, min_gap=form.min_gap) for first, second in itertools.combinations(group, 2)
             ]
@@ -189,17 +219,17 @@ class _PairLoader:
         texts, numbers = (item.first, item.second), (item.first_numbers, item.second_numbers)
         chosen, rejected = texts if item.verdict == "first" else texts[::-1]
         ours, theirs = numbers if item.verdict == "first" else numbers[::-1]
-        key = _hash(_text_key(self._objective.name, item.prompt, chosen, rejected))
-        counts.duplicates += self._occurrences[key] > 0
-        counts.conflicting += (
-            self._occurrences[_hash(_text_key(self._objective.name, item.prompt, rejected, chosen))] > 0
-        )
+        key, opposite = _keys(self._objective.name, item.prompt, chosen, rejected)
+        occurrence = self._occurrences.get(key, 0)
+        self._occurrences[key] = occurrence + 1
+        counts.duplicates += occurrence > 0
+        counts.conflicting += opposite in self._occurrences
         counts.implicit_prompts += item.implicit
         rewards = tuple((name, a, b) for name, a, b in zip(self._columns, ours, theirs, strict=True))
-        self._known.update(name for name, a, b in rewards if math.isfinite(a) and math.isfinite(b))
+        self._note_rewards(rewards, item.where)
         self._loaded.pairs.append(
             PreferencePair(
-                pair_id=f"{key:016x}-{self._occurrences[key]}",
+                pair_id=f"{key:016x}-{occurrence}",
                 objective=self._objective.name,
                 prompt=item.prompt,
                 chosen=chosen,
@@ -208,46 +238,58 @@ class _PairLoader:
                 column_rewards=rewards,
             )
         )
-        self._occurrences[key] += 1
+
+    def _note_rewards(self, rewards: Sequence[tuple[str, float, float]], where: str) -> None:
+        for name, ours, theirs in rewards:
+            if math.isfinite(ours) and math.isfinite(theirs):
+                self._known[name] += 1
+            elif len(self._lacking[name]) < LISTED_PLACES and where not in self._lacking[name]:
+                self._lacking[name].append(where)
 
     def _judge_columns(self) -> None:
         """A reward in columns is there for all pairs, or for none."""
         count = len(self._loaded.pairs)
         self._loaded.column_rewards = frozenset(name for name in self._columns if count and self._known[name] == count)
-        for name in self._columns:
+        for name, reward in zip(self._columns, (reward for reward, _ in self._rewards), strict=True):
             if 0 < self._known[name] < count:
-                self._problems.add(
-                    [
-                        Problem(
-                            code="MS-241",
-                            what=f"the reward of {name!r} stands in some rows and not in others",
-                            where=f"{self._source.path} (objectives.{name}.reward)",
-                            got=f"no finite number for {count - self._known[name]} of {count} pairs",
-                            wanted="a number beside both responses of every pair",
-                            remedy="fill in the columns, or remove the rows that lack them",
-                        )
-                    ]
-                )
+                self._problems.add([self._lacks_rewards(name, reward, count)])
+
+    def _lacks_rewards(self, name: str, reward: ColumnsReward, count: int) -> Problem:
+        first, *others = self._lacking[name]
+        columns = ", ".join(filter(None, (reward.score, reward.chosen, reward.rejected)))
+        lacking = count - self._known[name]
+        return Problem(
+            code="MS-241",
+            what=f"the reward of {name!r} stands in some rows and not in others",
+            where=f"{first} ({columns})",
+            got=f"no finite number for {lacking} of {count} pairs"
+            + (f", also at {', '.join(others)}" if others else "")
+            + (", ..." if lacking > LISTED_PLACES else ""),
+            wanted="a number beside both responses of every pair",
+            remedy="fill in the columns, or remove the rows that lack them",
+        )
 
 
 def _comparison(first: ScoredResponse, second: ScoredResponse, *, min_gap: float) -> Comparison:
     verdict = compare(first.score, second.score, min_gap=min_gap, same=first.response == second.response)
-    where = (first if verdict != "second" else second).where
+    lacking = [item for item in (first, second) if not all(map(math.isfinite, item.numbers))]
+    # A problem of the pair is one of the response that lacks a number.
+    where = (lacking[0] if len(lacking) == 1 else second if verdict == "second" else first).where
     return Comparison(first.prompt, first.response, second.response, verdict, where, first.numbers, second.numbers)
 
 
 def _placed(problems: Sequence[Problem], row: Row) -> list[Problem]:
     """Problems of a row, each with the row's place: a named set's transform knows only the column."""
     return [
-        problem
-        if problem.where.startswith(row.where)
-        else Problem(**{**vars(problem), "where": f"{row.where} ({problem.where})"})
+        problem if problem.where.startswith(row.where) else replace(problem, where=f"{row.where} ({problem.where})")
         for problem in problems
     ]
 
 
-def _text_key(objective: str, prompt: Prompt, chosen: str, rejected: str) -> str:
-    return json.dumps([objective, prompt, chosen, rejected], ensure_ascii=False)
+def _keys(objective: str, prompt: Prompt, chosen: str, rejected: str) -> tuple[int, int]:
+    """Of a pair, and of the pair with the opposite label."""
+    head, first, second = f"[{_json(objective)}, {_json(prompt)}, ", _json(chosen), _json(rejected)
+    return _hash(f"{head}{first}, {second}]"), _hash(f"{head}{second}, {first}]")
 
 
 def _hash(text: str) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,17 @@ from typing import Any
 from modpo.artifacts import write_json, writing
 from modpo.config.rewards import ColumnsReward
 from modpo.config.tree import SweepConfig
-from modpo.data.encoding import encoded_pairs
+from modpo.data.encoding import Encoding, encoding
+from modpo.data.held_out import HeldOut, held_out_prompts
 from modpo.data.lengths import Lengths
-from modpo.data.loading import LoadedData, held_out_prompts
+from modpo.data.loading import LoadedData
 from modpo.data.pairs import LoadedPairs, PreferencePair
 from modpo.data.tables import LABEL_PROMPTS, PROMPTS, SCORED, SFT, column_names, pairs_schema, table_writer
 from modpo.data.texts import Prompt, prompt_key
-from modpo.data.tokenize import EncodedPair, Encoder, load_tokenizer, save_tokenizer
+from modpo.data.tokenize import EncodedPair, Encoder, Tokens, load_tokenizer, save_tokenizer
 from modpo.errors import InputError, Problem
 
-PREPARE_VERSION = 2
+PREPARE_VERSION = 3
 
 Counts = dict[str, dict[str, Any]]
 
@@ -45,9 +46,13 @@ def write_prepared(folder: Path, config: SweepConfig, data: LoadedData, *, model
     """
     tokenizer = load_tokenizer(model_path, config.model.revision)
     held_out = held_out_prompts(map(prompt_key, data.prompts), fraction=config.data.eval_fraction, seed=config.seed)
-    preparation = _Preparation(config, data, Encoder(tokenizer, config.data), held_out, model_path)
+    num_items = sum(len(loaded.pairs) for loaded in data.objectives.values()) + len(data.label_prompts)
     counts: Counts = {}
-    with writing(folder, {"stage": "prepared", "version": PREPARE_VERSION, "counts": counts}) as aside:
+    with (
+        writing(folder, {"stage": "prepared", "version": PREPARE_VERSION, "counts": counts}) as aside,
+        encoding(Encoder(tokenizer, config.data), config, model_path, num_items=num_items) as tokens,
+    ):
+        preparation = _Preparation(config, data, tokens, held_out)
         counts |= preparation.write_pairs(aside / "pairs.parquet")
         preparation.write_prompts(aside)
         preparation.write_scored(aside)
@@ -64,9 +69,8 @@ class _Preparation:
 
     config: SweepConfig
     data: LoadedData
-    encoder: Encoder
-    held_out: set[str]
-    model_path: str
+    tokens: Encoding
+    held_out: HeldOut
 
     def write_pairs(self, path: Path) -> Counts:
         """All pairs of all objectives, and what became of them.
@@ -95,7 +99,7 @@ class _Preparation:
     def _kept(self, loaded: LoadedPairs) -> Iterator[tuple[PreferencePair, EncodedPair]]:
         """Pairs within the length limit, cut to it where that is wanted; the others are counted."""
         limit, cuts = self.config.data.max_length, self.config.data.too_long == "truncate"
-        for pair, encoded in encoded_pairs(loaded.pairs, self.encoder, self.config, self.model_path):
+        for pair, encoded in self.tokens.pairs(loaded.pairs, lambda pair: (pair.prompt, pair.chosen, pair.rejected)):
             if encoded.longest <= limit:
                 yield pair, encoded
                 continue
@@ -111,20 +115,18 @@ class _Preparation:
 
         Prompts that leave no room for a response are left out.
         """
-        limit = self.config.data.max_length
         with table_writer(folder / "prompts.parquet", PROMPTS) as table:
-            for prompt in self._held_out_prompts():
-                prompt_ids = self.encoder.prompt_ids(prompt)
-                if len(prompt_ids) < limit:
-                    table.append({"prompt": _as_json(prompt), "prompt_ids": prompt_ids})
+            for prompt, prompt_ids in self._short_prompts(self._held_out_prompts()):
+                table.append({"prompt": _as_json(prompt), "prompt_ids": prompt_ids})
         if self.config.label is None:
             return
         with table_writer(folder / "label_prompts.parquet", LABEL_PROMPTS) as table:
-            for prompt in self.data.label_prompts:
-                prompt_ids = self.encoder.prompt_ids(prompt)
-                if len(prompt_ids) < limit:
-                    row = {"prompt": _as_json(prompt), "prompt_ids": prompt_ids, "split": self._split(prompt)}
-                    table.append(row)
+            for prompt, prompt_ids in self._short_prompts(self.data.label_prompts):
+                table.append({"prompt": _as_json(prompt), "prompt_ids": prompt_ids, "split": self._split(prompt)})
+
+    def _short_prompts(self, prompts: Iterable[Prompt]) -> Iterator[tuple[Prompt, Tokens]]:
+        limit = self.config.data.max_length
+        return ((prompt, tokens) for prompt, tokens in self.tokens.prompts(prompts) if len(tokens) < limit)
 
     def _held_out_prompts(self) -> list[Prompt]:
         found: dict[str, Prompt] = {}
@@ -147,20 +149,16 @@ class _Preparation:
         Raises:
             InputError: no row is left.
         """
-        counts = {"rows": 0, "held_out": 0, "too_long": 0}
+        counts = {"rows": 0, "unusable": self.data.unusable.get("sft.data", 0), "held_out": 0, "too_long": 0}
         kept = 0
         with table_writer(path, SFT) as table:
-            for prompt, response in self._texts_to_imitate():
-                counts["rows"] += 1
-                if prompt_key(prompt) in self.held_out:
-                    counts["held_out"] += 1
-                    continue
-                prompt_ids, response_ids = self.encoder.response(prompt, response)
-                if len(prompt_ids) + len(response_ids) > self.config.data.max_length:
+            texts = self._training_texts(counts)
+            for _, encoded in self.tokens.pairs(texts, lambda text: (text[0], text[1], text[1])):
+                if encoded.longest > self.config.data.max_length:
                     counts["too_long"] += 1
                     continue
                 kept += 1
-                table.append({"prompt_ids": prompt_ids, "response_ids": response_ids})
+                table.append({"prompt_ids": encoded.prompt_ids, "response_ids": encoded.chosen_ids})
         if not kept:
             raise InputError(
                 Problem(
@@ -168,10 +166,20 @@ class _Preparation:
                     what="no text is left to fine-tune on",
                     where="sft.data",
                     got=", ".join(f"{count} {kind}" for kind, count in counts.items()),
+                    wanted="at least one text",
                     remedy="raise data.max_length, or give texts of prompts that are not held out",
                 )
             )
         return counts
+
+    def _training_texts(self, counts: dict[str, int]) -> Iterator[tuple[Prompt, str]]:
+        """Texts to imitate, without those of held-out prompts, which are counted."""
+        for prompt, response in self._texts_to_imitate():
+            counts["rows"] += 1
+            if prompt_key(prompt) in self.held_out:
+                counts["held_out"] += 1
+            else:
+                yield prompt, response
 
     def _texts_to_imitate(self) -> Iterator[tuple[Prompt, str]]:
         if self.data.sft:
@@ -179,7 +187,7 @@ class _Preparation:
             return
         seen: set[bytes] = set()
         for pair in self.data.pairs:
-            key = hashlib.sha256(json.dumps([pair.prompt, pair.chosen]).encode()).digest()
+            key = hashlib.sha256(json.dumps([pair.prompt, pair.chosen]).encode()).digest()[:16]
             if key not in seen:
                 seen.add(key)
                 yield pair.prompt, pair.chosen
@@ -193,6 +201,7 @@ class _Preparation:
             what=f"objective {objective!r} has no training pairs within data.max_length",
             where="data.max_length",
             got=f"max_length {self.config.data.max_length}",
+            wanted="at least one pair of a prompt that is not held out",
             remedy="raise data.max_length, set data.too_long to truncate, or give more prompts",
         )
 

@@ -17,7 +17,7 @@ BATCH_ROWS = 2000
 
 
 class Spool(Generic[T]):
-    """A sized sequence behind an Arrow file that is mapped, not loaded; the file goes when the spool does.
+    """A sized sequence in an Arrow file, of which one batch is in memory at a time; the file goes when the spool does.
 
     Args:
         schema: columns of the file.
@@ -30,12 +30,13 @@ class Spool(Generic[T]):
         self._buffer: list[Sequence[Any]] = []
         self._path = ""
         self._writer: Any = None
-        self._table: pyarrow.Table | None = None
+        self._mapped: list[pyarrow.RecordBatch] | None = None
+        self._closed = False
         self._length = 0
 
     def append(self, item: T) -> None:
         """Adds an item; not after the first one was read back."""
-        assert self._table is None, "a spool that is read takes no more items"
+        assert not self._closed, "a spool that is read takes no more items"
         self._buffer.append(self._encode(item))
         self._length += 1
         if len(self._buffer) >= BATCH_ROWS:
@@ -45,14 +46,32 @@ class Spool(Generic[T]):
         return self._length
 
     def __iter__(self) -> Iterator[T]:
-        if self._length:
-            for batch in self._mapped().to_batches(max_chunksize=BATCH_ROWS):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    yield self._decode(*values)
+        for values in self._rows(self._schema.names):
+            yield self._decode(*values)
+
+    def column(self, name: str) -> Iterator[Any]:
+        """The values of one column of the file; the others are not read."""
+        return (value for (value,) in self._rows([name]))
 
     def __getitem__(self, number: int) -> T:
-        table = self._mapped()
-        return self._decode(*(table.column(name)[number].as_py() for name in self._schema.names))
+        if self._mapped is None:
+            self._close()
+            self._mapped = pyarrow.ipc.open_file(pyarrow.memory_map(self._path)).read_all().to_batches()
+        # Every batch but the last is full.
+        batch, row = self._mapped[number // BATCH_ROWS], number % BATCH_ROWS
+        return self._decode(*(column[row].as_py() for column in batch.columns))
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Batch by batch through a buffer: pages of a mapped file would count as memory of this process."""
+        if not self._length:
+            return
+        self._close()
+        options = pyarrow.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
+        with pyarrow.OSFile(self._path) as file:
+            reader = pyarrow.ipc.open_file(file, options=options)
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
     def _flush(self) -> None:
         if self._writer is None:
@@ -65,13 +84,14 @@ class Spool(Generic[T]):
         self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
         self._buffer = []
 
-    def _mapped(self) -> pyarrow.Table:
-        if self._table is None:
-            if self._buffer:
-                self._flush()
-            self._writer.close()
-            self._table = pyarrow.ipc.open_file(pyarrow.memory_map(self._path)).read_all()
-        return self._table
+    def _close(self) -> None:
+        """Ends the file, so that it can be read."""
+        if self._closed:
+            return
+        if self._buffer:
+            self._flush()
+        self._writer.close()
+        self._closed = True
 
 
 def _remove(path: str) -> None:

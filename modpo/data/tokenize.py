@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modpo.config.sources import DataConfig
+from modpo.data.special_tokens import SpecialTokens
 from modpo.data.texts import Prompt
 from modpo.errors import InputError, Problem
 
 Tokens = list[int]
+Turns = tuple[tuple[str, str], ...]
 
 CACHED_TEXTS = 50_000
 
@@ -79,11 +80,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 class Encoder:
-    """Turns prompts and responses into token ids under one template."""
+    """Turns prompts and responses into token ids under one template and one system message.
+
+    What looks like a special token in a prompt, a response or the system message is text, unless the config allows
+    it. Only a string that a chat template and a message make together, a part each, is not seen.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
         self.tokenizer = tokenizer
         self.template = data.template or "{prompt}"
+        self.system = data.system
+        self._special = None if data.allow_special_tokens else SpecialTokens(tokenizer)
         # A prompt comes back with each of its responses, a response in several pairs.
         self._tokenised = lru_cache(maxsize=CACHED_TEXTS)(self._tokenise)
         self._writes_end = list(tokenizer("a")["input_ids"])[-1:] == [tokenizer.eos_token_id]
@@ -91,8 +98,8 @@ class Encoder:
     def prompt_ids(self, prompt: Prompt) -> Tokens:
         """Tokens from which a response is generated."""
         if isinstance(prompt, str):
-            return self._plain(self._render(prompt))
-        return self._chat(_as_messages(prompt), add_generation_prompt=True)
+            return self._plain(self.template, prompt)
+        return self._chat(self._with_system(prompt), add_generation_prompt=True)
 
     def pair(self, prompt: Prompt, chosen: str, rejected: str) -> EncodedPair:
         """Tokens of a pair, split at the first token that differs from the prompt's own tokenisation.
@@ -105,7 +112,7 @@ class Encoder:
         split = min(_common_prefix(prompt_ids, text) for text in texts)
         if split == 0:
             # The prompt is one token, and a response merges with it: apart, as generation sees them.
-            texts = [[*prompt_ids, *self._ended(self._plain(response))] for response in (chosen, rejected)]
+            texts = [[*prompt_ids, *self._ended(self._plain("", "", response))] for response in (chosen, rejected)]
             split = max(len(prompt_ids), 1)
         return EncodedPair(texts[0][:split], texts[0][split:], texts[1][split:])
 
@@ -114,14 +121,16 @@ class Encoder:
         encoded = self.pair(prompt, response, response)
         return encoded.prompt_ids, encoded.chosen_ids
 
-    def _render(self, prompt: str) -> str:
-        return self.template.replace("{prompt}", prompt)
+    def _with_system(self, prompt: Turns) -> Turns:
+        if self.system is None or any(role == "system" for role, _ in prompt):
+            return prompt
+        return (("system", self.system), *prompt)
 
     def _with_response(self, prompt: Prompt, prompt_ids: Tokens, response: str) -> Tokens:
         if isinstance(prompt, str):
-            return self._ended(self._plain(self._render(prompt) + response))
-        messages = [*_as_messages(prompt), {"role": "assistant", "content": response}]
-        tokens = self._chat(messages, add_generation_prompt=False)
+            return self._ended(self._plain(self.template, prompt, response))
+        turns = (*self._with_system(prompt), ("assistant", response))
+        tokens = self._chat(turns, add_generation_prompt=False)
         end: int = self.tokenizer.eos_token_id
         # What a template writes after the end token is never generated, so it is no part of the response. An end
         # token that belongs to the prompt is not the response's.
@@ -134,15 +143,40 @@ class Encoder:
         end: int = self.tokenizer.eos_token_id
         return tokens if tokens[-1:] == [end] else [*tokens, end]
 
-    def _plain(self, text: str) -> Tokens:
+    def _plain(self, template: str, prompt: str, response: str = "") -> Tokens:
         """Tokens of a text without the end token that some tokenizers write after every text."""
-        tokens = list(self._tokenised(text))
+        text = template.replace("{prompt}", prompt) + response
+        aliased = None
+        if self._special is not None:
+            aliased = self._special.exchanged(template).replace("{prompt}", prompt) + response
+            # Where these agree, every special token of the text is the template's.
+            aliased = None if aliased == self._special.exchanged(text) else aliased
+        tokens = self._read(text, aliased, add_special_tokens=True)
         return tokens[:-1] if self._writes_end else tokens
 
-    def _tokenise(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text)["input_ids"])
+    def _chat(self, turns: Turns, *, add_generation_prompt: bool) -> Tokens:
+        text = self._rendered(turns, add_generation_prompt=add_generation_prompt)
+        aliased = None
+        if self._special is not None:
+            # Aliases go through the template, which may cut or test a content; then they change places with its own.
+            hidden = tuple((self._special.exchanged(role), self._special.exchanged(content)) for role, content in turns)
+            if hidden != turns:
+                rendered = self._rendered(hidden, add_generation_prompt=add_generation_prompt)
+                aliased = self._special.exchanged(rendered)
+        # A chat template writes the special tokens itself.
+        return self._read(text, aliased, add_special_tokens=False)
 
-    def _chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> Tokens:
+    def _read(self, text: str, aliased: str | None, *, add_special_tokens: bool) -> Tokens:
+        """Tokens of a text as it stands or, where there is one, of its version with aliases."""
+        return list(self._tokenised(text if aliased is None else aliased, aliased is not None, add_special_tokens))
+
+    def _tokenise(self, text: str, is_aliased: bool, add_special_tokens: bool) -> tuple[int, ...]:
+        if not is_aliased:
+            return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        assert self._special is not None
+        return tuple(self._special.tokens(text, add_special_tokens=add_special_tokens))
+
+    def _rendered(self, turns: Turns, *, add_generation_prompt: bool) -> str:
         if self.tokenizer.chat_template is None:
             raise InputError(
                 Problem(
@@ -153,14 +187,25 @@ class Encoder:
                     remedy="take a model with a chat template, or turn the messages into text with data.template",
                 )
             )
-        tokens: Any = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
-        )
-        return list(tokens)
+        messages = [{"role": role, "content": content} for role, content in turns]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TemplateError as error:
+            raise InputError(_refused_turns(turns, str(error))) from error
+        return text
 
 
-def _as_messages(prompt: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in prompt]
+def _refused_turns(turns: Turns, reason: str) -> Problem:
+    return Problem(
+        code="MS-214",
+        what="the tokenizer's chat template refuses a conversation",
+        where="model.name_or_path",
+        got=f"turns of {', '.join(role for role, _ in turns)}: {' '.join(reason.split())[:200]}",
+        wanted="roles in an order that this template takes",
+        remedy="mend such rows, or leave out data.system where the template knows no system message",
+    )
 
 
 def _common_prefix(first: Tokens, second: Tokens) -> int:

@@ -27,10 +27,11 @@ BOXES = {
     "yaml": ("modpo.config",),
     "moocore": ("modpo.core.pareto",),
     "plotly": ("modpo.analysis.report",),
-    "jinja2": ("modpo.analysis.report",),
+    # Chat templates are Jinja's, and so are the errors of a template that refuses a conversation.
+    "jinja2": ("modpo.analysis.report", "modpo.data.tokenize"),
     "tokenizers": ("modpo.data.demo.world",),
     # telemetry only tells it to be quiet.
-    "transformers": (*LANGUAGE_MODELS, "modpo.telemetry"),
+    "transformers": (*LANGUAGE_MODELS, "modpo.kernels.tree_attention", "modpo.telemetry"),
     "peft": LANGUAGE_MODELS,
 }
 # Plans and arithmetic about resources are decided without Ray, so that they can be tested and printed without it.
@@ -46,7 +47,7 @@ ROWS = (
         *("modpo.baselines", "modpo.analysis", "modpo.export"),
     ),
     ("modpo.rewards",),
-    ("modpo.models", "modpo.data"),
+    ("modpo.models", "modpo.data", "modpo.kernels"),
     ("modpo.config", "modpo.artifacts", "modpo.ledger", "modpo.telemetry"),
     ("modpo.core", "modpo.errors"),
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modpo.config.sources import ComparedColumns, NamedColumns, PairColumns, RankedColumns, ScoredColumns
+from modpo.data.rows import columns_of, told
 from modpo.errors import InputError, Problem, closest, shown
 
 RawRow = Mapping[str, Any]
@@ -103,8 +104,10 @@ class NamedDataset:
     def _meaningless(self, key: str, reason: str) -> Problem:
         return Problem(
             code="MS-272",
-            what=f"{key} has no meaning for this dimension of {self.name}: {reason}",
+            what=f"{key} has no meaning for this dimension of {self.name}",
             where=f"pairs.named.{key}",
+            got=reason,
+            wanted="pairs that are formed from scores, or labels that are grades",
             remedy="leave it out",
         )
 
@@ -163,7 +166,7 @@ def wrong_schema(row: RawRow, column: str) -> InputError:
             code="MS-274",
             what="the row has not the columns of the named data set",
             where=column,
-            got=shown(row[column]) if column in row else f"columns {', '.join(sorted(map(str, row)))}",
+            got=told(row[column]) if column in row else columns_of(row),
             wanted=f"a column {column!r} as docs/data.md describes it",
             remedy="check that path, subset and data_dir hold the named data set, or name the columns yourself",
         )
@@ -177,6 +180,8 @@ def unusable(what: str, column: str) -> InputError:
             code="MS-273",
             what=what,
             where=column,
+            got="a row that compares nothing",
+            wanted="a preference between two responses to one prompt",
             remedy="set data.unusable_rows to drop: such rows are then left out and counted",
         )
     )

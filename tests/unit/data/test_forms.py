@@ -14,6 +14,7 @@ import pytest
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.sources import PairsConfig
 from modpo.data.pairs import LoadedPairs, load_pairs
+from modpo.errors import InputError
 
 USER = {"role": "user", "content": "Hi"}
 COMPARED = {"label": "label", "ties": ["tie"]}
@@ -168,7 +169,8 @@ class TestImplicitPrompts:
         row = {"prompt": [USER], "chosen": [USER, answer("better")], "rejected": [answer("b")]}
         assert preferred(load(tmp_path, [row])) == [("better", "b")]
         other = {"prompt": [USER], "chosen": [SYSTEM, answer("better")], "rejected": "b"}
-        assert fault(tmp_path, other)[:3] == ("MS-209", "rows.jsonl:1 (chosen)", "2 messages")
+        got = "2 messages that do not begin as the prompt does"
+        assert fault(tmp_path, other)[:3] == ("MS-209", "rows.jsonl:1 (chosen)", got)
 
 
 class TestColumnRewards:
@@ -206,7 +208,7 @@ class TestColumnRewards:
         rows = [BESIDE_ROW, {**BESIDE_ROW, **lacking}, {**BESIDE_ROW, "prompt": "q"}]
         (problem,) = self.loaded(tmp_path, rows, BESIDE_TWO, compared={"label": "label"}).problems
         assert (problem.code, problem.got) == ("MS-241", "no finite number for 1 of 3 pairs")
-        assert problem.where.endswith("rows.jsonl (objectives.cost.reward)")
+        assert problem.where.endswith("rows.jsonl:2 (x, y)")
 
 
 class TestFiles:
@@ -245,8 +247,7 @@ class TestFiles:
             ("a.csv", b'prompt,chosen\n"p,a\n', "MS-240", "a.csv:2", "unexpected end of data"),
             ("a.csv", b"prompt,chosen\np,gr\xfcn\n", "MS-203", "a.csv:2", "byte 0xfc at offset 4"),
             ("a.jsonl", b'{"prompt": "p", "prompt": "q"}', "MS-204", "a.jsonl:1", "key 'prompt' is given twice"),
-            ("a.jsonl", b'{"prompt": NaN}', "MS-204", "a.jsonl:1", "NaN is no JSON number"),
-            ("a.jsonl", b'{"prompt": -Infinity}', "MS-204", "a.jsonl:1", "-Infinity is no JSON number"),
+            ("a.jsonl", b'{"prompt": NaN}', "MS-209", "a.jsonl:1 (prompt)", "a number"),
             ("a.jsonl", b'{"prompt": "p"}\n{"prompt": "q', "MS-204", "a.jsonl:2", "Unterminated string"),
         ],
     )
@@ -284,10 +285,11 @@ def test_a_bad_value_is_named_with_its_row_and_field(
 
 
 def test_a_million_bad_rows_would_fit_on_a_screen(tmp_path: Path) -> None:
-    """20 are listed, and the other 30 are a number."""
+    """Their number comes first, and with the 19 that are listed a message shows all."""
     problems = load(tmp_path, [{"prompt": "p", "chosen": "", "rejected": "b"}] * 50).problems
-    assert [problem.code for problem in problems] == ["MS-208"] * 20 + ["MS-246"]
-    assert problems[-1].what == "30 more rows have the fault MS-208"
+    assert [problem.code for problem in problems] == ["MS-246"] + ["MS-208"] * 19
+    assert problems[0].got == "50 times MS-208"
+    assert "more of" not in InputError(problems).render()
 
 
 @pytest.mark.parametrize("text", ["👩‍👩‍👧 family", "\u202eright to left", "e\u0301", "x" * 1_000_000])

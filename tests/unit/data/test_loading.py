@@ -1,20 +1,18 @@
-"""All rows of a sweep are read before any token is made: splits, digests, and every bad row of every source at once."""
+"""All rows of a sweep are read before any token is made: digests, and every bad row of every source at once."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modpo.config import SweepConfig, parse_config
-from modpo.data.loading import data_digest, held_out_prompts, load_data
+from modpo.data.held_out import held_out_prompts
+from modpo.data.loading import data_digest, load_data
 from modpo.errors import InputError, Problem
 from tests.sweeps import raw_sweep
-
-PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
 def sweep(
@@ -43,35 +41,6 @@ def refusal(config: SweepConfig) -> list[Problem]:
     with pytest.raises(InputError) as caught:
         load_data(config)
     return list(caught.value.problems)
-
-
-class TestHeldOut:
-    def test_order_and_repetition_of_rows_do_not_matter(self) -> None:
-        shuffled = PROMPTS * 3
-        random.Random(0).shuffle(shuffled)
-        assert held_out_prompts(shuffled, fraction=0.2, seed=1) == held_out_prompts(PROMPTS, fraction=0.2, seed=1)
-
-    @pytest.mark.parametrize(("fraction", "count"), [(0.25, 10), (0.1, 4), (0.01, 1), (0.06, 3)])
-    def test_share_is_of_distinct_prompts_rounded_up_and_at_least_one(self, fraction: float, count: int) -> None:
-        assert len(held_out_prompts(PROMPTS * 2, fraction=fraction, seed=0)) == count
-
-    def test_a_prompt_with_many_rows_is_one_prompt(self) -> None:
-        often = [*PROMPTS, *PROMPTS[:3] * 100]
-        assert held_out_prompts(often, fraction=0.25, seed=0) == held_out_prompts(PROMPTS, fraction=0.25, seed=0)
-
-    def test_seed_draws_another_share(self) -> None:
-        draws = {frozenset(held_out_prompts(PROMPTS, fraction=0.1, seed=seed)) for seed in range(6)}
-        assert len(draws) == 6
-
-    def test_a_larger_share_contains_the_smaller(self) -> None:
-        """A prompt that was held out stays so when more are."""
-        small, large = (held_out_prompts(PROMPTS, fraction=fraction, seed=0) for fraction in (0.1, 0.3))
-        assert small < large
-
-    def test_a_new_prompt_moves_hardly_any_other(self) -> None:
-        """Chosen by hash, not by position: one prompt more changes at most one of the others."""
-        before, after = (held_out_prompts(p, fraction=0.25, seed=0) for p in (PROMPTS, [*PROMPTS, "new"]))
-        assert len(before - after) <= 1
 
 
 class TestDigest:
@@ -163,5 +132,5 @@ def test_a_share_of_the_prompts_is_not_the_share_that_is_held_out(tmp_path: Path
     prompts = [str(prompt) for prompt in data.label_prompts]
     assert len(prompts) == 20 and prompts == sorted(prompts, key=lambda text: int(text[1:]))
     held_out = held_out_prompts((f"p{number}" for number in range(100)), fraction=0.2, seed=0)
-    assert 0 < len(held_out & set(prompts)) < 12
+    assert 0 < sum(prompt in held_out for prompt in prompts) < 12
     assert [str(prompt) for prompt in load_data(parse_config(raw)).label_prompts] == prompts

@@ -12,7 +12,7 @@ import pytest
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.sources import PairColumns, PairsConfig, ScoredColumns
 from modpo.data.pairs import LoadedPairs, load_pairs
-from modpo.data.sources import Row
+from modpo.data.rows import Row
 from modpo.data.texts import prompt_key, read_prompt
 from modpo.errors import InputError
 
@@ -118,7 +118,7 @@ class TestGivenPairs:
                 ("MS-209", f"{path}:8 (prompt)"),
                 ("MS-209", f"{path}:8 (rejected)"),
                 ("MS-210", f"{path}:9 (prompt)"),
-                ("MS-208", f"{path}:10 (prompt)"),
+                ("MS-208", f"{path}:10 (prompt, message 1)"),
             ]
         )
         assert texts(loaded) == {("p", "a", "b")}

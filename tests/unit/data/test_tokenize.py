@@ -110,10 +110,11 @@ class TestBorder:
 
 class TestEnd:
     @pytest.mark.parametrize("end", [False, True])
+    @pytest.mark.parametrize("allowed", [False, True])
     @pytest.mark.parametrize("response", ["de", "de</s>"])
-    def test_responses_end_once(self, end: bool, response: str) -> None:
-        """Whether the tokenizer writes the end token itself, the text has it, both or neither."""
-        pair = encoder(end=end).pair("ab ", response, "f")
+    def test_responses_end_once(self, end: bool, allowed: bool, response: str) -> None:
+        """Whether the tokenizer writes the end token itself, the text has it, as text or as token, both or neither."""
+        pair = Encoder(tiny_tokenizer(end=end), DataConfig(allow_special_tokens=allowed)).pair("ab ", response, "f")
         assert pair.chosen_ids.count(END) == 1
         assert pair.chosen_ids[-1] == pair.rejected_ids[-1] == END
         assert END not in pair.prompt_ids
@@ -172,14 +173,76 @@ class TestChat:
         assert pair.prompt_ids == [*letters("<user>hi\n<assistant>yo"), END, *letters("\n<user>so\n<assistant>")]
         assert pair.chosen_ids == [*letters("ok"), END]
 
+    def test_a_chat_is_the_templates_text_tokenised_once(self) -> None:
+        """Two routes: what the tokenizer itself makes of the messages, in one call."""
+        tokenizer = tiny_tokenizer(begin=True, end=True, chat=CHAT)
+        messages = [{"role": role, "content": content} for role, content in self.prompt]
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert Encoder(tokenizer, DataConfig()).prompt_ids(self.prompt) == expected
+
     def test_messages_without_a_chat_template_are_refused(self) -> None:
         with pytest.raises(InputError) as caught:
             encoder().pair(self.prompt, "yo", "no")
         (problem,) = caught.value.problems
         assert (problem.code, problem.where) == ("MS-213", "model.name_or_path")
 
+    def test_a_template_that_refuses_a_conversation_says_why(self) -> None:
+        strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHAT
+        with pytest.raises(InputError) as caught:
+            encoder(chat=strict).pair(self.prompt, "yo", "no")
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.got) == ("MS-214", "turns of system, user: no system here")
+
     def test_text_prompts_are_not_put_into_the_chat_template(self) -> None:
         assert encoder(chat=CHAT).prompt_ids("hi") == letters("hi")
+
+
+class TestSystem:
+    told = DataConfig(system="be nice")
+
+    @pytest.mark.parametrize("system", ["be nice", ""])
+    def test_it_stands_before_messages_that_have_none_in_prompts_and_pairs(self, system: str) -> None:
+        """An empty one too: it takes the place of the message that some templates write of themselves."""
+        told = Encoder(tiny_tokenizer(chat=CHAT), DataConfig(system=system))
+        pair = told.pair((("user", "hi"),), "yo", "no")
+        assert pair.prompt_ids == letters(f"<system>{system}\n<user>hi\n<assistant>")
+        assert pair.prompt_ids == told.prompt_ids((("user", "hi"),))
+        assert (pair.chosen_ids, pair.rejected_ids) == ([*letters("yo"), END], [*letters("no"), END])
+
+    @pytest.mark.parametrize("prompt", [(("system", "be kind"), ("user", "hi")), (("user", "hi"), ("system", "go on"))])
+    def test_messages_that_have_one_keep_theirs(self, prompt: tuple[tuple[str, str], ...]) -> None:
+        tokenizer = tiny_tokenizer(chat=CHAT)
+        assert Encoder(tokenizer, self.told).prompt_ids(prompt) == Encoder(tokenizer, DataConfig()).prompt_ids(prompt)
+
+    def test_it_is_written_once_before_several_turns(self) -> None:
+        prompt = (("user", "hi"), ("assistant", "yo"), ("user", "so"))
+        pair = Encoder(tiny_tokenizer(chat=CHAT), self.told).pair(prompt, "ok", "no")
+        first = letters("<system>be nice\n<user>hi\n<assistant>yo")
+        assert pair.prompt_ids == [*first, END, *letters("\n<user>so\n<assistant>")]
+
+    def test_text_prompts_have_none(self) -> None:
+        pair = Encoder(tiny_tokenizer(chat=CHAT), self.told).pair("hi ", "yo", "no")
+        assert pair.prompt_ids == letters("hi ")
+
+
+@pytest.mark.parametrize("prompt", ["ab", (("user", "ab"),)])
+@pytest.mark.parametrize("response", ["d", "d</s>"])
+def test_each_text_is_tokenised_once(
+    prompt: str | tuple[tuple[str, str], ...], response: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt and its three responses make four texts, in however many pairs they stand."""
+    counted: list[str] = []
+    tokenise = Encoder._tokenise
+
+    def count(self: Encoder, text: str, *how: bool) -> tuple[int, ...]:
+        counted.append(text)
+        return tokenise(self, text, *how)
+
+    monkeypatch.setattr(Encoder, "_tokenise", count)
+    encoded = encoder(chat=CHAT)
+    for chosen, rejected in ((response, "e"), (response, "f"), ("e", "f")):
+        encoded.pair(prompt, chosen, rejected)
+    assert len(counted) == len(set(counted)) == 4
 
 
 class TestLoading:
