@@ -25,12 +25,12 @@ from modpo.artifacts import check_coverage, digest_of, read_json, write_json, wr
 from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
 from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
-from modpo.data.tokenize import load_tokenizer
-from modpo.models import completion_logps, load_model
+from modpo.models import load_model
 from modpo.rewards.base import Completion
 from modpo.rewards.meaning import JudgedPairs, meaning_of
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
+from modpo.scoring import ResponseModel, completion_logps
 from modpo.training.batches import LOGPS_COLUMNS, reward_columns
 
 ANNOTATE_VERSION = 3
@@ -139,13 +139,11 @@ def distinct_completions(pairs: Iterable[TokenisedPair]) -> list[Completion]:
 
 def _reference_logps(work: Work, completions: Sequence[Completion], device: torch.device) -> NDArray[np.float64]:
     model = load_model(work.config.model, path=work.inputs.start_model).to(device)
-    tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     return completion_logps(
-        model,
+        ResponseModel(model, longest=work.config.longest_sequence),
         [c.prompt_ids for c in completions],
         [c.response_ids for c in completions],
         batch_size=work.config.evaluation.batch_size,
-        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -164,11 +162,10 @@ def _rewards(
     work: Work, completions: Sequence[Completion], reference_logps: NDArray[np.float64], device: torch.device
 ) -> dict[str, NDArray[np.float64]]:
     base = load_model(work.config.model, path=work.inputs.start_model).to(device)
-    tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     return {
-        objective.name: build_scorer(
-            work.config, objective, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id
-        ).score(completions, reference_logps=reference_logps)
+        objective.name: build_scorer(work.config, objective, work.inputs, base=base).score(
+            completions, reference_logps=reference_logps
+        )
         for objective in work.config.objectives
         if not isinstance(objective.reward, ColumnsReward)
     }

@@ -35,10 +35,11 @@ from modpo.data.prepared import LabelPrompt, read_label_prompts
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem
 from modpo.evaluation.generate import sample_responses
-from modpo.models import completion_logps, load_model
+from modpo.models import load_model
 from modpo.rewards.base import Completion
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
+from modpo.scoring import ResponseModel, completion_logps
 
 LABEL_VERSION = 1
 CHUNK_PROMPTS = 32
@@ -82,10 +83,8 @@ class _Sampler:
         self._config, self._label = config, config.label
         self._base = load_model(config.model, path=work.inputs.start_model).to(device)
         self._tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
-        self._pad = int(self._tokenizer.pad_token_id)
         self._scorers = {
-            o.name: build_scorer(config, o, work.inputs, base=self._base, pad_token_id=self._pad)
-            for o in scored_objectives(config)
+            o.name: build_scorer(config, o, work.inputs, base=self._base) for o in scored_objectives(config)
         }
         self._needs_logps = any(config.implicit_reward(o) is not None for o in scored_objectives(config))
 
@@ -139,11 +138,10 @@ class _Sampler:
         if not self._needs_logps:
             return np.full(len(completions), np.nan)
         return completion_logps(
-            self._base,
+            ResponseModel(self._base, longest=self._config.longest_sequence),
             [c.prompt_ids for c in completions],
             [c.response_ids for c in completions],
             batch_size=self._label.batch_size,
-            pad_token_id=self._pad,
         )
 
 

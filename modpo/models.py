@@ -1,4 +1,4 @@
-"""Causal language models: loading, adapters, and the padded forward pass that every log-probability comes from."""
+"""Causal language models: loading, adapters, and padded forward passes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modpo.config.tree import LoraConfig, ModelConfig
-from modpo.core.batch import IGNORED_LABEL, PairLogps, SequenceBatch
+from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem
+from modpo.kernels.tree_attention import checkpoint_context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POLICY_ADAPTER = "default"
@@ -99,7 +99,8 @@ def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> Pe
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Recompute activations in the backward pass; non-reentrant, which needs no gradient at frozen embeddings."""
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    again = {"use_reentrant": False, "context_fn": partial(checkpoint_context, model)}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
 
 
 @dataclass(frozen=True)
@@ -178,35 +179,8 @@ def sequence_logits(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
 
 
 def sequence_logps(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
-    """Response log-probabilities (N,), float64 nats: the one way by which policy, reference and margins are scored."""
+    """Response log-probabilities (N,), float64 nats, of padded sequences."""
     return response_logps(sequence_logits(model, batch), batch.labels)
-
-
-def pair_logps(model: torch.nn.Module, batch: SequenceBatch) -> PairLogps:
-    """Log-probabilities of B pairs from one forward over their 2B sequences, chosen first."""
-    chosen, rejected = sequence_logps(model, batch).chunk(2)
-    return PairLogps(chosen, rejected)
-
-
-@torch.no_grad()
-def completion_logps(
-    model: torch.nn.Module,
-    prompts: Sequence[Tokens],
-    responses: Sequence[Tokens],
-    *,
-    batch_size: int,
-    pad_token_id: int,
-) -> NDArray[np.float64]:
-    """Response log-probabilities of any number of completions, in the order given; scored longest first."""
-    device = next(model.parameters()).device
-    lengths = np.array([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)])
-    order = np.argsort(-lengths, kind="stable")
-    logps = np.empty(len(lengths))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = make_sequences([prompts[r] for r in rows], [responses[r] for r in rows], pad_token_id=pad_token_id)
-        logps[rows] = sequence_logps(model, to_device(batch, device)).cpu().numpy()
-    return logps
 
 
 def to_device(batch: SequenceBatch, device: torch.device) -> SequenceBatch:

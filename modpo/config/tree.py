@@ -206,6 +206,12 @@ class SweepConfig(Frozen):
     def objective(self, name: str) -> ObjectiveConfig:
         return next(objective for objective in self.objectives if objective.name == name)
 
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with a response that any model of the run may see."""
+        sampled = [self.evaluation.max_new_tokens, self.label.max_new_tokens if self.label else 0]
+        return self.data.max_length + max(sampled)
+
     def vertex_beta(self, objective: ObjectiveConfig) -> float:
         """beta of the objective's DPO vertex, in declared units."""
         return self.training.beta if objective.beta is None else objective.beta

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modpo.core.trees import TreeBatch
+
 IGNORED_LABEL = -100
 
 
@@ -50,9 +52,9 @@ class SequenceBatch:
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """B preference pairs of one primary objective: sequences 0..B-1 are chosen, B..2B-1 rejected."""
+    """B preference pairs: the responses of the row are chosen and rejected in turn, pair by pair."""
 
-    sequences: SequenceBatch
+    trees: TreeBatch
     reference: PairLogps
     margin_rewards: PairRewards
 

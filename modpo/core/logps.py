@@ -24,12 +24,6 @@ def response_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
     return (token_logps.double() * mask).sum(-1)
 
 
-def token_cross_entropy(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
-    """Mean negative log-probability per response token over the batch, a scalar in nats."""
-    _, mask = _targets(labels_NT)
-    return -response_logps(logits_NTV, labels_NT).sum() / mask.sum().clamp(min=1)
-
-
 def sampled_kl(policy_logits_NTV: Tensor, reference_logits_NTV: Tensor, labels_NT: Tensor) -> tuple[Tensor, Tensor]:
     """Two unbiased estimates of KL(policy || reference) per response sampled from the policy at temperature 1.
 

@@ -21,9 +21,10 @@ from modpo.core.logps import response_logps, sampled_kl
 from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs
 from modpo.data.tokenize import Encoder, load_tokenizer
 from modpo.evaluation.generate import sample_responses
-from modpo.models import TrainedModel, completion_logps, load_model, make_sequences, sequence_logits, to_device
+from modpo.models import TrainedModel, load_model, make_sequences, sequence_logits, to_device
 from modpo.rewards.base import Completion, RewardScorer
 from modpo.rewards.scorers import build_scorer, import_function
+from modpo.scoring import ResponseModel, completion_logps
 from modpo.training.batches import LOGPS_COLUMNS, read_units
 
 Row = dict[str, Any]
@@ -58,10 +59,7 @@ def open_measured(work: Work, *, objectives: Sequence[ObjectiveConfig], device: 
     """Loads the start model and builds the scorers of these objectives."""
     base = load_model(work.config.model, path=work.inputs.start_model).to(device)
     tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
-    scorers = {
-        o.name: build_scorer(work.config, o, work.inputs, base=base, pad_token_id=tokenizer.pad_token_id)
-        for o in objectives
-    }
+    scorers = {o.name: build_scorer(work.config, o, work.inputs, base=base) for o in objectives}
     return Measured(work, base, tokenizer, scorers)
 
 
@@ -203,10 +201,10 @@ def _space(encoder: Encoder, prompt: HeldOutPrompt, answers: Sequence[str]) -> l
 def _completion_logps(
     measured: Measured, model: PreTrainedModel, completions: Sequence[Completion]
 ) -> NDArray[np.float64]:
+    config = measured.work.config
     return completion_logps(
-        model,
+        ResponseModel(model, longest=config.longest_sequence),
         [c.prompt_ids for c in completions],
         [c.response_ids for c in completions],
-        batch_size=measured.work.config.evaluation.batch_size,
-        pad_token_id=measured.pad_token_id,
+        batch_size=config.evaluation.batch_size,
     )

@@ -17,10 +17,11 @@ from modpo.config.rewards import FunctionReward, ModelReward, TrainedReward
 from modpo.config.spec import StageInputs
 from modpo.config.tree import ModelConfig, SweepConfig
 from modpo.errors import InputError, Problem
-from modpo.models import completion_logps, trained_model
+from modpo.models import trained_model
 from modpo.rewards.base import Completion, RewardScorer, finite
 from modpo.rewards.classifier import ClassifierScorer, ClassifierSource
 from modpo.rewards.function import FunctionScorer
+from modpo.scoring import ResponseModel, completion_logps
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,15 @@ class ImplicitScorer:
     folder: Path
     raw_beta: float
     batch_size: int
-    pad_token_id: int
+    longest: int
 
     def score(self, completions: Sequence[Completion], *, reference_logps: NDArray[np.float64]) -> NDArray[np.float64]:
         with trained_model(self.base, self.config, self.folder) as trained:
             logps = completion_logps(
-                trained.policy,
+                ResponseModel(trained.policy, longest=self.longest),
                 [c.prompt_ids for c in completions],
                 [c.response_ids for c in completions],
                 batch_size=self.batch_size,
-                pad_token_id=self.pad_token_id,
             )
         return finite(self.objective, self.raw_beta * (logps - reference_logps), len(completions))
 
@@ -53,7 +53,6 @@ def build_scorer(
     inputs: StageInputs,
     *,
     base: PreTrainedModel,
-    pad_token_id: int,
 ) -> RewardScorer:
     """The scorer that the config declares, or the implicit reward of the objective's own vertex.
 
@@ -75,7 +74,7 @@ def build_scorer(
         # A vertex is trained at w = e_j, where z = s_j beta_j Delta log: its raw reward has that scale.
         folder, raw_beta = Path(inputs.vertices[objective.name]), objective.unit * config.vertex_beta(objective)
     return ImplicitScorer(
-        objective.name, base, config.model, folder, raw_beta, config.evaluation.batch_size, pad_token_id
+        objective.name, base, config.model, folder, raw_beta, config.evaluation.batch_size, config.longest_sequence
     )
 
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from modpo.artifacts import read_json
-from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch, SequenceBatch
+from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch
+from modpo.core.trees import Tree, TreeBatch, tree_batch
 from modpo.data.prepared import ResponseText, TokenisedPair, read_columns, read_pairs
-from modpo.models import make_sequences, to_device
 
 LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
 
@@ -30,22 +30,22 @@ class AnnotatedPairs:
     pairs: list[TokenisedPair]
     reference_logps: NDArray[np.float64]
     margin_rewards: NDArray[np.float64]
-    pad_token_id: int
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens that each pair takes in a row."""
+        return [len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in self.pairs]
+
     def batch(self, rows: Sequence[int], device: torch.device) -> PreferenceBatch:
         pairs, index = [self.pairs[row] for row in rows], np.asarray(rows)
-        sequences = make_sequences(
-            [pair.prompt_ids for pair in pairs] * 2,
-            [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
-            pad_token_id=self.pad_token_id,
-        )
+        trees = [Tree(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
         logps = torch.from_numpy(self.reference_logps[index]).to(device)
         rewards = torch.from_numpy(self.margin_rewards[index]).to(device)
         return PreferenceBatch(
-            to_device(sequences, device),
+            tree_batch(trees, share_prompts=True).to(device),
             PairLogps(logps[:, 0], logps[:, 1]),
             PairRewards(rewards[:, 0], rewards[:, 1]),
         )
@@ -64,7 +64,6 @@ def read_annotated(
     *,
     sources: Sequence[str],
     weights: Mapping[str, float],
-    pad_token_id: int,
 ) -> AnnotatedPairs:
     """Training pairs joined with the annotation by pair_id.
 
@@ -83,7 +82,7 @@ def read_annotated(
         values = read_columns(rewards, ids, tuple(name for both in names for name in both))
         for column, both in zip(weighted, names, strict=True):
             margin_rewards[:, :, column] = np.stack([values[name] for name in both], axis=-1)
-    return AnnotatedPairs(pairs, np.stack([logps[c] for c in LOGPS_COLUMNS], axis=-1), margin_rewards, pad_token_id)
+    return AnnotatedPairs(pairs, np.stack([logps[c] for c in LOGPS_COLUMNS], axis=-1), margin_rewards)
 
 
 def _distinct(pairs: list[TokenisedPair]) -> list[TokenisedPair]:
@@ -97,12 +96,7 @@ def _distinct(pairs: list[TokenisedPair]) -> list[TokenisedPair]:
     ]
 
 
-def text_batch(
-    texts: Sequence[ResponseText], rows: Sequence[int], *, pad_token_id: int, device: torch.device
-) -> SequenceBatch:
-    """Prompt and response rows for supervised fine-tuning."""
+def text_batch(texts: Sequence[ResponseText], rows: Sequence[int], device: torch.device) -> TreeBatch:
+    """Prompts with one response each, for supervised fine-tuning."""
     chosen = [texts[row] for row in rows]
-    sequences = make_sequences(
-        [text.prompt_ids for text in chosen], [text.response_ids for text in chosen], pad_token_id=pad_token_id
-    )
-    return to_device(sequences, device)
+    return tree_batch([Tree(text.prompt_ids, (text.response_ids,)) for text in chosen], share_prompts=True).to(device)

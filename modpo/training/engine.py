@@ -49,8 +49,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class DeepSpeedEngine:
     """A model in training under DeepSpeed. Every method must be called by all ranks alike."""
 
-    def __init__(self, model: torch.nn.Module, training: OptimisationConfig) -> None:
-        """Takes the model's trainable parameters; torch.distributed must be initialised."""
+    def __init__(
+        self, model: torch.nn.Module, training: OptimisationConfig, *, trained: torch.nn.Module | None = None
+    ) -> None:
+        """Takes the model's trainable parameters; torch.distributed must be initialised.
+
+        Args:
+            trained: the part of the model that is stored and sampled from, and whose names its weights have; all of
+                it, if left out.
+        """
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         user = training.deepspeed.config_file
         settings = deepspeed_config(
@@ -74,6 +81,7 @@ class DeepSpeedEngine:
         self._inner_optimizer().state.clear()
         self._stage = int(self._engine.zero_optimization_stage())
         self._norm: Tensor | None = None
+        self._trained = model if trained is None else trained
         self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
@@ -82,9 +90,8 @@ class DeepSpeedEngine:
 
     @property
     def module(self) -> torch.nn.Module:
-        """The model, for saving and sampling; train through `model`."""
-        module: torch.nn.Module = self._engine.module
-        return module
+        """What is trained, for saving and sampling; train through `model`."""
+        return self._trained
 
     @property
     def model(self) -> torch.nn.Module:

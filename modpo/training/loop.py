@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modpo.config.optimisation import OptimisationConfig
+from modpo.core.packing import balanced_shares
 from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import Checkpoints, TrainingState
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
@@ -43,7 +44,11 @@ class Hook:
 
 @dataclass(frozen=True)
 class Training:
-    """Everything a loop needs beside its engine."""
+    """Everything a loop needs beside its engine.
+
+    Attributes:
+        costs: tokens of each row, so that ranks get equal shares of them; equal numbers of rows, if left out.
+    """
 
     settings: OptimisationConfig
     micro_batch: MicroBatch
@@ -51,6 +56,7 @@ class Training:
     seed: int
     checkpoints: Checkpoints
     hooks: Sequence[Hook] = ()
+    costs: Sequence[int] | None = None
 
 
 def train(engine: TrainEngine, training: Training) -> int:
@@ -102,16 +108,30 @@ def save(engine: TrainEngine, checkpoints: Checkpoints, step: int, *, stopped: b
 
 
 def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> Metrics:
-    """All micro-batches of one global batch; the ranks take turns, so world size does not change what is trained on."""
+    """All micro-batches of one global batch; the ranks share each, so world size does not change what is trained on."""
     size, accumulation = training.settings.per_device_train_batch_size, training.settings.gradient_accumulation_steps
     totals: dict[str, Tensor] = {}
+    together = size * engine.world_size
     for micro in range(accumulation):
-        first = (micro * engine.world_size + engine.rank) * size
-        result = training.micro_batch(engine.model, rows[first : first + size])
-        engine.micro_step(result.loss, learning_rate=rate)
+        share = _share(rows[micro * together : (micro + 1) * together], training.costs, engine)
+        result = training.micro_batch(engine.model, share)
+        # A mean over ranks of means over unequal shares would weigh rows unequally.
+        weight = len(share) / size
+        engine.micro_step(result.loss * weight, learning_rate=rate)
         for name, value in result.metrics.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value / accumulation
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value * (weight / accumulation)
     return {**_mean_over_ranks(totals, engine.world_size), "optim/grad_norm": engine.grad_norm()}
+
+
+def _share(rows: list[int], costs: Sequence[int] | None, engine: TrainEngine) -> list[int]:
+    """This rank's rows of a micro-batch: as many tokens as the others have, where those are known."""
+    if engine.world_size == 1:
+        return rows
+    size = len(rows) // engine.world_size
+    if costs is None:
+        return rows[engine.rank * size : (engine.rank + 1) * size]
+    shares = balanced_shares([costs[row] for row in rows], engine.world_size)
+    return [rows[place] for place in sorted(shares[engine.rank])]
 
 
 def _mean_over_ranks(totals: dict[str, Tensor], world_size: int) -> Metrics:

@@ -11,10 +11,10 @@ from modpo.artifacts import writing
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.core.losses import LossSettings
-from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InternalError, Problem
 from modpo.ledger import final_dir, point_dir
-from modpo.models import attach_adapter, checkpoint_activations, load_model, pair_logps, save_trained
+from modpo.models import attach_adapter, checkpoint_activations, load_model, save_trained
+from modpo.scoring import ResponseModel, pair_logps
 from modpo.training.batches import AnnotatedPairs, read_annotated, read_units
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
@@ -76,6 +76,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 settings=config.training,
                 micro_batch=micro_batch,
                 num_rows=len(data),
+                costs=data.num_tokens,
                 seed=trial.seed,
                 checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
                 hooks=hooks,
@@ -98,7 +99,8 @@ def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEn
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
     torch.manual_seed(seed)
-    return DeepSpeedEngine(policy, config.training)
+    model_of_rows = ResponseModel(policy, longest=config.longest_sequence)
+    return DeepSpeedEngine(model_of_rows, config.training, trained=policy)
 
 
 @torch.no_grad()
@@ -116,7 +118,7 @@ def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConf
     rows = list(range(min(len(data), config.training.per_device_train_batch_size)))
     batch = data.batch(rows, engine.device)
     engine.model.eval()
-    policy = pair_logps(engine.model, batch.sequences)
+    policy = pair_logps(engine.model, batch.trees)
     lengths = torch.tensor([[len(data.pairs[r].chosen_ids), len(data.pairs[r].rejected_ids)] for r in rows])
     gap = torch.stack([policy.chosen - batch.reference.chosen, policy.rejected - batch.reference.rejected], -1)
     worst = float((gap.abs().cpu() / lengths).max())
@@ -147,12 +149,10 @@ def save_final(engine: TrainEngine, folder: Path, description: dict[str, object]
 def _annotated_pairs(work: Work) -> AnnotatedPairs:
     assert work.trial is not None
     config, inputs, trial = work.config, work.inputs, work.trial
-    tokenizer = load_tokenizer(str(Path(inputs.prepared) / "tokenizer"))
     return read_annotated(
         Path(inputs.training_pairs),
         Path(inputs.reference),
         Path(inputs.rewards) if trial.uses_rewards else None,
         sources=[config.objective_names[source] for source in trial.sources],
         weights=dict(zip(config.objective_names, trial.weights, strict=True)),
-        pad_token_id=tokenizer.pad_token_id,
     )

@@ -13,6 +13,7 @@ from modpo.config.tree import SweepConfig
 from modpo.data.prepared import read_sft
 from modpo.data.tokenize import load_tokenizer, save_tokenizer
 from modpo.models import attach_adapter, checkpoint_activations, load_model, save_trained
+from modpo.scoring import ResponseModel
 from modpo.training.batches import text_batch
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
@@ -37,11 +38,12 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     texts = read_sft(Path(work.inputs.prepared))
     torch.manual_seed(config.seed)
-    engine: TrainEngine = DeepSpeedEngine(policy, config.sft)
+    engine: TrainEngine = DeepSpeedEngine(
+        ResponseModel(policy, longest=config.longest_sequence), config.sft, trained=policy
+    )
 
     def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
-        batch = text_batch(texts, rows, pad_token_id=tokenizer.pad_token_id, device=engine.device)
-        return sft_micro_batch(model, batch)
+        return sft_micro_batch(model, text_batch(texts, rows, engine.device))
 
     output = Path(work.output)
     try:

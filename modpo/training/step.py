@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from modpo.core.batch import PairLogps, PreferenceBatch, SequenceBatch
-from modpo.core.logps import token_cross_entropy
+from modpo.core.batch import PairLogps, PreferenceBatch
 from modpo.core.losses import LossSettings, PreferenceLoss, modpo_loss
-from modpo.models import pair_logps, sequence_logits
+from modpo.core.trees import TreeBatch
+from modpo.scoring import pair_logps
 
 
 class TrainEngine(Protocol):
@@ -49,14 +49,14 @@ MicroBatch = Callable[[torch.nn.Module, list[int]], MicroBatchResult]
 
 def preference_micro_batch(model: torch.nn.Module, batch: PreferenceBatch, settings: LossSettings) -> MicroBatchResult:
     """The MODPO step: one policy forward; reference and margin rewards come from the batch."""
-    policy = pair_logps(model, batch.sequences)
+    policy = pair_logps(model, batch.trees)
     loss = modpo_loss(policy, batch.reference, batch.margin_rewards, settings)
     return MicroBatchResult(loss.per_pair.mean(), preference_metrics(policy, batch.reference, loss, settings.beta))
 
 
-def sft_micro_batch(model: torch.nn.Module, batch: SequenceBatch) -> MicroBatchResult:
+def sft_micro_batch(model: torch.nn.Module, batch: TreeBatch) -> MicroBatchResult:
     """Supervised fine-tuning: mean negative log-probability of a response token."""
-    loss = token_cross_entropy(sequence_logits(model, batch), batch.labels)
+    loss = -model(batch).sum() / len(batch.targets)
     return MicroBatchResult(loss, {"loss": loss.detach()})
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.architecture.sources import Module, cycles, read_modules
 
 LANGUAGE_MODELS = (
+    "modpo.scoring",
     "modpo.models",
     "modpo.data.tokenize",
     "modpo.data.demo.world",
@@ -31,7 +32,7 @@ BOXES = {
     "jinja2": ("modpo.analysis.report", "modpo.data.tokenize"),
     "tokenizers": ("modpo.data.demo.world",),
     # telemetry only tells it to be quiet.
-    "transformers": (*LANGUAGE_MODELS, "modpo.kernels.tree_attention", "modpo.telemetry"),
+    "transformers": (*LANGUAGE_MODELS, "modpo.kernels.tree_attention", "modpo.kernels.families", "modpo.telemetry"),
     "peft": LANGUAGE_MODELS,
 }
 # Plans and arithmetic about resources are decided without Ray, so that they can be tested and printed without it.
@@ -47,7 +48,7 @@ ROWS = (
         *("modpo.baselines", "modpo.analysis", "modpo.export"),
     ),
     ("modpo.rewards",),
-    ("modpo.models", "modpo.data", "modpo.kernels"),
+    ("modpo.scoring", "modpo.models", "modpo.data", "modpo.kernels"),
     ("modpo.config", "modpo.artifacts", "modpo.ledger", "modpo.telemetry"),
     ("modpo.core", "modpo.errors"),
 )

@@ -1,4 +1,7 @@
-"""The whole training written out on torch alone, from the paper's equation: what engine and loop must repeat."""
+"""The whole training written out on torch alone, from the paper's equation: what engine and loop must repeat.
+
+In float64 for a float32 training, sequence by sequence with full logits: another route all the way.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from modpo.config import SweepConfig
 from modpo.core.batch import SequenceBatch
 from modpo.models import attach_adapter
+from modpo.scoring import ResponseModel, unpacked
 from modpo.training.schedule import SampleOrder, learning_rate
 from tests.deepspeed.trainings import BETA, GLOBAL_BATCH_SIZE, annotated_pairs, point_work
 
@@ -27,11 +31,16 @@ class BareOutcome:
 
 
 def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, ...] = (0.5, 0.5)) -> BareOutcome:
-    """One worker, one micro-batch a step, the first objective primary; AdamW on float32 masters of the weights."""
+    """One worker, one micro-batch a step, the first objective primary; AdamW on masters of the weights."""
+    is_exact = config.model.dtype == "float32"
     model = AutoModelForCausalLM.from_pretrained(run_dir / "start", dtype=getattr(torch, config.model.dtype)).train()
     policy = attach_adapter(model, config.model.lora, seed=0) if config.model.lora else model
+    # What float32 rounds away in twenty steps is as much as the tolerance of those who compare: so float64 here.
+    policy = policy.double() if is_exact else policy
     trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    masters = {name: parameter.detach().float().clone().requires_grad_() for name, parameter in trained.items()}
+    kept = torch.float64 if is_exact else torch.float32
+    masters = {name: parameter.detach().to(kept, copy=True).requires_grad_() for name, parameter in trained.items()}
+    rows = ResponseModel(policy, longest=config.longest_sequence)
     training = config.training
     optimizer = torch.optim.AdamW(masters.values(), betas=(0.9, 0.999), weight_decay=training.weight_decay)
     data = annotated_pairs(run_dir, point_work(run_dir, config, weights=weights))
@@ -40,14 +49,15 @@ def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, .
     assert training.max_steps is not None
     for step in range(training.max_steps):
         batch = data.batch(order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE), torch.device("cpu"))
-        ratio = _summed_logps(policy, batch.sequences) - torch.cat([batch.reference.chosen, batch.reference.rejected])
-        chosen, rejected = ratio.chunk(2)
+        # bfloat16 rounds otherwise in another layout, by far more than the training itself may differ.
+        logps = _summed_logps(policy, unpacked(batch.trees)) if is_exact else rows(batch.trees)
+        chosen, rejected = logps[0::2] - batch.reference.chosen, logps[1::2] - batch.reference.rejected
         margin = weights[1] * (batch.margin_rewards.chosen - batch.margin_rewards.rejected)[:, 1]
         loss = -functional.logsigmoid((BETA * (chosen - rejected) - margin) / weights[0]).mean()
         policy.zero_grad()
         loss.backward()
         for name, master in masters.items():
-            master.grad = trained[name].grad.float()
+            master.grad = trained[name].grad.to(kept)
         outcome.losses.append(loss.item())
         outcome.grad_norms.append(torch.nn.utils.clip_grad_norm_(masters.values(), training.max_grad_norm).item())
         for group in optimizer.param_groups:
@@ -60,7 +70,7 @@ def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, .
 
 
 def _summed_logps(model: torch.nn.Module, batch: SequenceBatch) -> Tensor:
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.double()
     sums = []
     for row, labels in enumerate(batch.labels.tolist()):
         tokens = [(place, token) for place, token in enumerate(labels) if token >= 0]

@@ -18,7 +18,8 @@ from torch.nn import functional
 from modpo.artifacts import folder_digest
 from modpo.errors import TrialError
 from modpo.ledger import final_dir
-from modpo.models import load_model, sequence_logps, trained_model
+from modpo.models import load_model, trained_model
+from modpo.scoring import ResponseModel
 from modpo.training.engine import DeepSpeedEngine
 from modpo.training.point import build_engine, save_final, train_point
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
@@ -124,13 +125,13 @@ def test_saved_weights_reload_to_the_log_probabilities_of_the_engine(
     """In bfloat16 too: the forward pass uses the rounded weights, and those are the ones that are saved."""
     config = sweep_config(run_dir, dtype=dtype, lora=KINDS[kind], max_steps=4)
     data = annotated_pairs(run_dir, point_work(run_dir, config))
-    batch = data.batch(range(8), torch.device("cpu")).sequences
+    batch = data.batch(range(8), torch.device("cpu")).trees
     logps: list[torch.Tensor] = []
 
     def look(engine: TrainEngine) -> None:
         engine.model.eval()
         with torch.no_grad():
-            logps.append(sequence_logps(engine.model, batch))
+            logps.append(engine.model(batch))
         save_final(engine, tmp_path / "final", {})
 
     train_to_end(run_dir, config, tmp_path / "checkpoints", look=look)
@@ -154,10 +155,11 @@ def reloaded_difference(run_dir: Path, dtype: str, final: Path, logps: torch.Ten
     config = sweep_config(run_dir, dtype=dtype)
     data = annotated_pairs(run_dir, point_work(run_dir, config))
     batch = data.batch(range(8), torch.device("cpu"))
-    assert float((logps - torch.cat([batch.reference.chosen, batch.reference.rejected])).abs().max()) > 0.1
+    reference = torch.stack([batch.reference.chosen, batch.reference.rejected], dim=1).flatten()
+    assert float((logps - reference).abs().max()) > 0.1
     base = load_model(config.model, path=str(run_dir / "start"))
     with trained_model(base, config.model, final) as trained, torch.no_grad():
-        reloaded = sequence_logps(trained.policy, batch.sequences)
+        reloaded = ResponseModel(trained.policy, longest=config.longest_sequence)(batch.trees)
     return float((reloaded - logps).abs().max())
 
 

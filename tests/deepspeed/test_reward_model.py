@@ -96,7 +96,7 @@ def score(work: Work, responses: Sequence[str]) -> np.ndarray:
     kept_classifier.cache_clear()
     objective, base = work.config.objective(work.objective), torch.nn.Linear(1, 1)
     base.device = torch.device("cpu")
-    scorer = build_scorer(work.config, objective, work.inputs, base=base, pad_token_id=0)  # type: ignore[arg-type]
+    scorer = build_scorer(work.config, objective, work.inputs, base=base)  # type: ignore[arg-type]
     return scorer.score([Completion("the fox", r, (), ()) for r in responses], reference_logps=np.zeros(0))
 
 

@@ -15,7 +15,6 @@ from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs, TrialSpec, Work
 from modpo.data.loading import load_data
 from modpo.data.prepare import write_prepared
-from modpo.data.tokenize import load_tokenizer
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.loop import Hook, Progress, Training, train
@@ -130,7 +129,6 @@ def annotated_pairs(run_dir: Path, work: Work, *, reference: Path | None = None)
         run_dir / "rewards",
         sources=[work.config.objective_names[source] for source in work.trial.sources],
         weights=dict(zip(work.config.objective_names, work.trial.weights, strict=True)),
-        pad_token_id=load_tokenizer(str(run_dir / "prepared" / "tokenizer")).pad_token_id,
     )
 
 
@@ -170,6 +168,7 @@ def train_to_end(
                     lambda model, rows: preference_micro_batch(model, data.batch(rows, engine.device), settings)
                 ),
                 num_rows=len(data),
+                costs=data.num_tokens,
                 seed=0,
                 checkpoints=Checkpoints(checkpoints, engine.rank, barrier),
                 hooks=[Hook(1, record), *hooks],

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from modpo.config import SweepConfig
 from modpo.config.optimisation import OptimisationConfig
 from modpo.errors import TrialError
-from modpo.models import sequence_logps
 from modpo.training.batches import AnnotatedPairs
 from modpo.training.engine import DeepSpeedEngine
 from modpo.training.point import save_final
@@ -125,7 +124,7 @@ def finals(place: Place) -> Iterator[tuple[str, Outcome]]:
         def look(engine: TrainEngine, name: str = name, data: AnnotatedPairs = data) -> None:
             engine.model.eval()
             with torch.no_grad():
-                logps = sequence_logps(engine.model, data.batch(range(8), engine.device).sequences)
+                logps = engine.model(data.batch(range(8), engine.device).trees)
             save_final(engine, place.output / name / "final", {})
             if engine.rank == 0:
                 save_file({"logps": logps}, place.output / name / "logps.safetensors")

@@ -18,7 +18,8 @@ from modpo.data.loading import load_data
 from modpo.data.prepare import write_prepared
 from modpo.data.prepared import read_pairs
 from modpo.errors import InternalError
-from modpo.models import completion_logps, load_model
+from modpo.models import load_model
+from modpo.scoring import ResponseModel, completion_logps
 from tests.sweeps import world_sweep
 
 CPU = torch.device("cpu")
@@ -80,12 +81,11 @@ def columns(table: Path) -> dict[str, list[object]]:
 
 def test_reference_equals_scoring_every_pair_afresh(reference: Path, prepared: Path, config: SweepConfig) -> None:
     assert is_valid(reference)
-    stored, pairs, model = columns(reference), read_pairs(prepared), load_model(config.model)
+    stored, pairs = columns(reference), read_pairs(prepared)
+    model = ResponseModel(load_model(config.model), longest=64)
     assert stored["pair_id"] == [pair.pair_id for pair in pairs]
     for column, side in (("reference_chosen_logps", "chosen_ids"), ("reference_rejected_logps", "rejected_ids")):
-        fresh = completion_logps(
-            model, [p.prompt_ids for p in pairs], [getattr(p, side) for p in pairs], batch_size=1, pad_token_id=0
-        )
+        fresh = completion_logps(model, [p.prompt_ids for p in pairs], [getattr(p, side) for p in pairs], batch_size=1)
         assert stored[column] == pytest.approx(fresh.tolist(), abs=1e-4)
 
 

@@ -6,7 +6,6 @@ import math
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -18,11 +17,9 @@ from modpo.errors import InputError
 from modpo.models import (
     attach_adapter,
     check_loadable,
-    completion_logps,
     is_adapter,
     load_model,
     make_sequences,
-    pair_logps,
     plain_model,
     save_trained,
     sequence_logps,
@@ -108,20 +105,6 @@ class TestLogps:
         )
         with torch.no_grad():
             assert sequence_logps(frozen, wide).tolist() == pytest.approx(logps(frozen).tolist(), abs=1e-4)
-
-    @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-    def test_batch_composition_and_order_do_not_matter(self, frozen: PreTrainedModel, batch_size: int) -> None:
-        scored = completion_logps(frozen, PROMPTS, RESPONSES, batch_size=batch_size, pad_token_id=PAD)
-        assert scored.dtype == np.float64
-        assert scored.tolist() == pytest.approx(logps(frozen).tolist(), abs=1e-4)
-        backwards = completion_logps(frozen, PROMPTS[::-1], RESPONSES[::-1], batch_size=batch_size, pad_token_id=PAD)
-        assert backwards[::-1].tolist() == pytest.approx(scored.tolist(), abs=1e-4)
-
-    def test_pairs_are_chosen_first(self, frozen: PreTrainedModel) -> None:
-        with torch.no_grad():
-            pair = pair_logps(frozen, batch())
-        assert torch.equal(torch.cat([pair.chosen, pair.rejected]), logps(frozen))
-        assert len(pair.chosen) == 2
 
 
 class TestLoading:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modpo.core.batch import IGNORED_LABEL
-from modpo.core.logps import response_logps, sampled_kl, token_cross_entropy
+from modpo.core.logps import response_logps, sampled_kl
 
 
 def naive_logps(logits_NTV: Tensor, labels_NT: Tensor) -> list[float]:
@@ -80,26 +80,6 @@ def test_half_precision_logits_are_summed_in_float64() -> None:
     logps = response_logps(torch.zeros(1, 2049, 2, dtype=torch.bfloat16), labels)
     assert logps.dtype == torch.float64
     assert logps.item() == pytest.approx(2048 * math.log(1 / 2), rel=1e-7)
-
-
-def test_cross_entropy_is_the_mean_over_all_response_tokens() -> None:
-    """4 + 6 + 4 + 1 = 15 response tokens over the batch, not a mean of per-sequence means."""
-    logits, labels = random_sequences()
-    num_tokens = 6 + 4 + 4 + 1
-    assert (labels != IGNORED_LABEL).sum().item() == num_tokens
-    assert token_cross_entropy(logits, labels).item() == pytest.approx(
-        -sum(naive_logps(logits, labels)) / num_tokens, abs=1e-5
-    )
-
-
-def test_a_text_without_response_tokens_does_not_dilute_the_cross_entropy() -> None:
-    """Uniform over four tokens: log 4 per token, whether or not a row without any stands beside it."""
-    labels = torch.tensor([[IGNORED_LABEL, 1, 2], [IGNORED_LABEL] * 3])
-    assert token_cross_entropy(torch.zeros(2, 3, 4), labels).item() == pytest.approx(math.log(4), rel=1e-6)
-
-
-def test_cross_entropy_without_response_tokens_is_zero() -> None:
-    assert token_cross_entropy(torch.zeros(1, 3, 2), torch.full((1, 3), IGNORED_LABEL)).item() == 0
 
 
 class MarkovPolicies:

@@ -16,11 +16,12 @@ from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs
 from modpo.config.tree import LoraConfig
 from modpo.errors import InputError, Problem
-from modpo.models import attach_adapter, completion_logps, load_model, save_trained
+from modpo.models import attach_adapter, load_model, save_trained
 from modpo.rewards.base import Completion, finite
 from modpo.rewards.classifier import ClassifierScorer, ClassifierSource
 from modpo.rewards.function import FunctionScorer
 from modpo.rewards.scorers import ImplicitScorer, build_scorer, import_function
+from modpo.scoring import ResponseModel, completion_logps
 from tests.sweeps import VIVID, world_sweep
 
 PAD = 0
@@ -98,16 +99,12 @@ class TestImplicit:
         return SweepConfig.model_validate(config)
 
     def reference(self, base: PreTrainedModel) -> Any:
-        return completion_logps(
-            base,
-            [c.prompt_ids for c in COMPLETIONS],
-            [c.response_ids for c in COMPLETIONS],
-            batch_size=2,
-            pad_token_id=PAD,
-        )
+        model = ResponseModel(base, longest=64)
+        prompts, responses = ([getattr(c, side) for c in COMPLETIONS] for side in ("prompt_ids", "response_ids"))
+        return completion_logps(model, prompts, responses, batch_size=2)
 
     def score(self, config: SweepConfig, inputs: StageInputs, base: PreTrainedModel) -> Any:
-        scorer = build_scorer(config, config.objectives[0], inputs, base=base, pad_token_id=PAD)
+        scorer = build_scorer(config, config.objectives[0], inputs, base=base)
         assert isinstance(scorer, ImplicitScorer)
         return scorer.score(COMPLETIONS, reference_logps=self.reference(base))
 
@@ -172,7 +169,6 @@ def test_declared_function_with_its_direction(demo_world: Path, direction: str, 
         config.objectives[0],
         StageInputs(prepared="", start_model=""),
         base=torch.nn.Identity(),
-        pad_token_id=PAD,  # type: ignore[arg-type]
     )
     assert isinstance(scorer, FunctionScorer)
     completion = Completion("Tell me about the fox at dawn .", "the golden fox rests .", (5,), (6, 2))
@@ -189,7 +185,7 @@ class TestDeclaredClassifiers:
         raw["objectives"][0] |= {"reward": reward, **objective}
         config = SweepConfig.model_validate(raw)
         inputs = StageInputs(prepared="", start_model="", reward_models={"vivid": "/trained/vivid"})
-        scorer = build_scorer(config, config.objectives[0], inputs, base=self.BASE, pad_token_id=PAD)
+        scorer = build_scorer(config, config.objectives[0], inputs, base=self.BASE)
         assert isinstance(scorer, ClassifierScorer)
         return scorer
 
@@ -224,6 +220,6 @@ def test_new_responses_of_an_objective_with_columns_have_its_own_implicit_reward
     config = SweepConfig.model_validate(raw)
     inputs = StageInputs(prepared="", start_model="", vertices={"vivid": "/vertices/vivid"})
     base: Any = torch.nn.Identity()
-    scorer = build_scorer(config, config.objectives[0], inputs, base=base, pad_token_id=PAD)
+    scorer = build_scorer(config, config.objectives[0], inputs, base=base)
     assert isinstance(scorer, ImplicitScorer)
     assert (scorer.folder, scorer.raw_beta) == (Path("/vertices/vivid"), 4 * config.training.beta)

@@ -73,7 +73,6 @@ def read(
         rewards if with_rewards else None,
         sources=sources or ["vivid"],
         weights=weights,
-        pad_token_id=0,
     )
 
 
@@ -124,11 +123,19 @@ def test_a_regression_trains_on_each_comparison_once(artefacts: tuple[Path, Path
     assert [pair.pair_id for pair in read(artefacts, "vivid", "brief").pairs] == ["p1", "p3", "p7", "p2"]
 
 
-def test_sequences_are_all_chosen_then_all_rejected(artefacts: tuple[Path, Path, Path]) -> None:
-    sequences = read(artefacts).batch([0, 1], CPU).sequences
-    assert sequences.input_ids.tolist() == [[11, 21, 2, 0], [13, 23, 2, 0], [11, 31, 31, 2], [13, 33, 31, 2]]
-    assert sequences.labels.tolist() == [[NO, 21, 2, NO], [NO, 23, 2, NO], [NO, 31, 31, 2], [NO, 33, 31, 2]]
-    assert sequences.attention_mask.tolist() == [[1, 1, 1, 0]] * 2 + [[1, 1, 1, 1]] * 2
+def test_a_row_has_each_prompt_once_with_chosen_and_rejected_in_turn(artefacts: tuple[Path, Path, Path]) -> None:
+    trees = read(artefacts).batch([0, 1], CPU).trees
+    assert trees.input_ids.tolist() == [[11, 21, 2, 31, 31, 2, 13, 23, 2, 33, 31, 2]]
+    assert trees.position_ids.tolist() == [[0, 1, 2, 1, 2, 3, 0, 1, 2, 1, 2, 3]]
+    assert trees.targets.tolist() == [21, 2, 31, 31, 2, 23, 2, 33, 31, 2]
+    assert trees.owners.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert trees.predictors.tolist() == [0, 1, 0, 3, 4, 6, 7, 6, 9, 10]
+
+
+def test_pairs_of_one_prompt_share_it(artefacts: tuple[Path, Path, Path]) -> None:
+    trees = read(artefacts).batch([0, 0], CPU).trees
+    assert trees.input_ids.tolist() == [[11, 21, 2, 31, 31, 2, 21, 2, 31, 31, 2]]
+    assert trees.num_responses == 4
 
 
 def test_plain_dpo_has_no_margin_and_needs_no_rewards(artefacts: tuple[Path, Path, Path]) -> None:
@@ -146,6 +153,6 @@ def test_a_pair_without_annotation_is_refused(artefacts: tuple[Path, Path, Path]
 
 def test_texts_to_imitate() -> None:
     texts = [ResponseText((5,), (6, 2)), ResponseText((7, 8), (9, 9, 2))]
-    batch = text_batch(texts, [1, 0, 1], pad_token_id=0, device=CPU)
-    assert batch.input_ids.tolist() == [[7, 8, 9, 9, 2], [5, 6, 2, 0, 0], [7, 8, 9, 9, 2]]
-    assert batch.labels.tolist() == [[NO, NO, 9, 9, 2], [NO, 6, 2, NO, NO], [NO, NO, 9, 9, 2]]
+    batch = text_batch(texts, [1, 0], CPU)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 9, 2, 5, 6, 2]]
+    assert batch.targets.tolist() == [9, 9, 2, 6, 2]

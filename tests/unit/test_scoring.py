@@ -1,0 +1,165 @@
+"""One way to score a response: packed where the family allows it, padded where not, and the same numbers either way."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig, PreTrainedModel
+
+from modpo.config.tree import LoraConfig, ModelConfig
+from modpo.core.trees import Tree, TreeBatch, tree_batch
+from modpo.models import attach_adapter, checkpoint_activations, load_model, make_sequences, sequence_logps
+from modpo.scoring import ResponseModel, completion_logps, pair_logps, unpacked
+from modpo.training.step import sft_micro_batch
+
+PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [10, 11, 12, 13]]
+RESPONSES = [[14, 15, 2], [16, 2], [17, 18, 19, 20, 2], [2]]
+LONGEST = 64
+
+
+@pytest.fixture(scope="module")
+def frozen(demo_world: Path) -> PreTrainedModel:
+    """The demo's untrained model, which tests only read."""
+    return load_model(ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32"))
+
+
+def tiny(config: LlamaConfig | BloomConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    # Larger weights than those of a fresh model, so that a wrong attention shows.
+    for parameter in model.parameters():
+        parameter.data *= 3
+    return model.eval()
+
+
+BLOOM = BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2)
+WINDOWED = MistralConfig(
+    vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, sliding_window=16,
+)  # fmt: skip
+
+
+def row() -> TreeBatch:
+    return tree_batch([Tree((5, 6, 7), ((14, 15, 2), (16, 2))), Tree((8, 9), ((17, 18, 19, 20, 2),))])
+
+
+@torch.no_grad()
+def padded(model: torch.nn.Module) -> list[float]:
+    """The four completions by another route: whole sequences, full logits."""
+    logps: list[float] = sequence_logps(model, make_sequences(PROMPTS, RESPONSES, pad_token_id=0)).tolist()
+    return logps
+
+
+class TestCompletions:
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+    def test_rows_and_order_do_not_matter(self, frozen: PreTrainedModel, batch_size: int) -> None:
+        model = ResponseModel(frozen, longest=LONGEST)
+        scored = completion_logps(model, PROMPTS, RESPONSES, batch_size=batch_size)
+        assert scored.dtype == np.float64
+        assert scored.tolist() == pytest.approx(padded(frozen), abs=1e-4)
+        backwards = completion_logps(model, PROMPTS[::-1], RESPONSES[::-1], batch_size=batch_size)
+        assert backwards[::-1].tolist() == pytest.approx(scored.tolist(), abs=1e-4)
+
+    def test_nothing_to_score(self, frozen: PreTrainedModel) -> None:
+        assert completion_logps(ResponseModel(frozen, longest=LONGEST), [], [], batch_size=4).tolist() == []
+
+    def test_a_prompt_stands_once_for_all_its_responses(self, frozen: PreTrainedModel) -> None:
+        """Three tokens of prompt, 3 + 5 of its two responses, then the two others: 11 + 4 + 5, and nothing twice."""
+        model, seen = ResponseModel(frozen, longest=LONGEST), []
+        hook = frozen.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+        completion_logps(model, PROMPTS, RESPONSES, batch_size=100)
+        hook.remove()
+        assert seen == [11 + 4 + 5]
+
+
+class TestFamilies:
+    def test_the_demos_model_is_packed(self, frozen: PreTrainedModel) -> None:
+        assert ResponseModel(frozen, longest=LONGEST).is_packed
+
+    @pytest.mark.parametrize(
+        ("config", "reason"),
+        [(BLOOM, "bloom models do not"), (WINDOWED, "mistral models look back 16 tokens only")],
+        ids=["bloom", "window"],
+    )
+    def test_others_are_padded_with_one_line_and_the_same_numbers(
+        self, config: BloomConfig, reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        policy = tiny(config)
+        with caplog.at_level(logging.WARNING, logger="modpo.scoring"):
+            models = [ResponseModel(policy, longest=LONGEST) for _ in range(2)]
+        assert not any(model.is_packed for model in models)
+        assert [record.getMessage().startswith(reason) for record in caplog.records] in ([True], [])
+        scored = completion_logps(models[0], PROMPTS, RESPONSES, batch_size=2)
+        assert scored.tolist() == pytest.approx(padded(policy), abs=1e-4)
+
+    def test_a_window_that_is_long_enough_is_no_reason(self) -> None:
+        policy = tiny(WINDOWED)
+        model = ResponseModel(policy, longest=15)
+        assert model.is_packed
+        assert completion_logps(model, PROMPTS, RESPONSES, batch_size=9).tolist() == pytest.approx(
+            padded(policy), abs=1e-4
+        )
+
+
+def test_a_row_taken_apart_gives_its_sequences_in_the_order_of_their_numbers() -> None:
+    batch = tree_batch([Tree((5,), ((6, 2),)), Tree((7, 8), ((9, 2),)), Tree((5,), ((3, 4, 2),))], share_prompts=True)
+    apart = unpacked(batch)
+    assert apart.input_ids.tolist() == [[5, 6, 2, 0], [7, 8, 9, 2], [5, 3, 4, 2]]
+    assert apart.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert apart.labels[0].tolist() == [-100, 6, 2, -100]
+
+
+def test_pairs_are_chosen_and_rejected_in_turn(frozen: PreTrainedModel) -> None:
+    model = ResponseModel(frozen, longest=LONGEST)
+    trees = [Tree((5, 6), ((7, 2), (8, 9, 2))), Tree((10,), ((11, 2), (12, 2)))]
+    with torch.no_grad():
+        pairs, logps = pair_logps(model, tree_batch(trees)), model(tree_batch(trees))
+    assert (pairs.chosen.tolist(), pairs.rejected.tolist()) == (logps[[0, 2]].tolist(), logps[[1, 3]].tolist())
+
+
+class TestGradients:
+    """A random adapter on the demo's model in float64: packed against padded, and with layers run again."""
+
+    def policy(self, demo_world: Path, *, checkpointed: bool = False) -> torch.nn.Module:
+        base = load_model(ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32")).double()
+        policy = attach_adapter(base, LoraConfig(r=2), seed=0).double().train()
+        generator = torch.Generator().manual_seed(1)
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if checkpointed:
+            checkpoint_activations(base)
+        return policy
+
+    def gradients(self, policy: torch.nn.Module, logps: torch.Tensor) -> dict[str, torch.Tensor]:
+        (logps * torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)).sum().backward()
+        return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+    @pytest.mark.parametrize("checkpointed", [False, True])
+    def test_are_those_of_padded_sequences(self, demo_world: Path, checkpointed: bool) -> None:
+        plain, policy = self.policy(demo_world), self.policy(demo_world, checkpointed=checkpointed)
+        expected_logps = sequence_logps(plain, unpacked(row()))
+        logps = ResponseModel(policy, longest=LONGEST)(row())
+        assert logps.tolist() == pytest.approx(expected_logps.tolist(), abs=1e-6)
+        expected, found = self.gradients(plain, expected_logps), self.gradients(policy, logps)
+        assert found.keys() == expected.keys() and len(found) > 4
+        for name, gradient in found.items():
+            assert torch.allclose(gradient, expected[name], rtol=1e-5, atol=1e-6), name
+
+    def test_the_model_still_runs_padded_batches_after_a_row(self, demo_world: Path) -> None:
+        policy = self.policy(demo_world)
+        before = padded(policy)
+        ResponseModel(policy, longest=LONGEST)(row())
+        assert padded(policy) == before
+
+
+def test_fine_tuning_weighs_every_response_token_alike(frozen: PreTrainedModel) -> None:
+    """Over the batch, not a mean of means: minus the summed log-probabilities over 3 + 2 + 5 tokens."""
+    model = ResponseModel(frozen, longest=LONGEST)
+    with torch.no_grad():
+        loss, logps = sft_micro_batch(model, row()).loss, model(row())
+    assert loss.item() == pytest.approx(-logps.sum().item() / 10, rel=1e-12)
