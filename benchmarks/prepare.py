@@ -36,7 +36,7 @@ OBJECTIVES = ("vivid", "brief")
 TEXT_CHARACTERS = 300
 NUM_TEXTS = 5000
 VALIDATED_ROWS = 100_000
-SAMPLE_S = 0.5
+SAMPLE_S = 1.0
 MB = 1e6
 
 
@@ -47,16 +47,14 @@ def main() -> None:
         _prepare(arguments.prepare)
         return
     sizes = (arguments.rows // 10, arguments.rows)
+    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "repeats": arguments.repeats}
     with tempfile.TemporaryDirectory(prefix="modpo-benchmark-") as folder:
         world = Path(folder)
         texts = write_tokenizer(world / "model")
         validated = [_validated(world, texts) for _ in range(arguments.repeats)]
         prepared = [_prepared(world, texts, rows) for rows in sizes for _ in range(arguments.repeats)]
-    results = {
-        "machine": machine(),
-        "commit": commit(),
+    results |= {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "repeats": arguments.repeats,
         "validate": medians(validated),
         "prepare": medians(prepared),
     }
@@ -212,7 +210,7 @@ def medians(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """Cores that this process may use, memory, and how busy others keep them."""
+    """Cores that this process may use, memory, and how busy others keep the cores."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cores": len(os.sched_getaffinity(0)),

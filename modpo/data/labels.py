@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -73,10 +71,11 @@ def label_facts(data: LoadedData) -> LabelFacts:
 
 
 def _comparison(pair: PreferencePair) -> tuple[int, bool]:
-    """A number for the two responses in either order, and whether the chosen one comes first in the alphabet."""
-    key = json.dumps([pair.prompt, *sorted((pair.chosen, pair.rejected))])
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big"), pair.chosen < pair.rejected
+    """A number for the two responses in either order, and whether the chosen one comes first in the alphabet.
+
+    The number is Python's own hash: many times faster than a digest, and compared within this process only.
+    """
+    return hash((pair.prompt, *sorted((pair.chosen, pair.rejected)))), pair.chosen < pair.rejected
 
 
 def _agreements(labels: Mapping[str, Mapping[int, bool]]) -> Iterator[Agreement]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pyarrow
@@ -17,7 +15,9 @@ BATCH_ROWS = 2000
 
 
 class Spool(Generic[T]):
-    """A sized sequence in an Arrow file, of which one batch is in memory at a time; the file goes when the spool does.
+    """A sized sequence in an Arrow file, of which one batch is in memory at a time.
+
+    The file has no name: it goes with the spool, or with the process however that ends.
 
     Args:
         schema: columns of the file.
@@ -28,7 +28,7 @@ class Spool(Generic[T]):
     def __init__(self, schema: pyarrow.Schema, encode: Callable[[T], Sequence[Any]], decode: Callable[..., T]) -> None:
         self._schema, self._encode, self._decode = schema, encode, decode
         self._buffer: list[Sequence[Any]] = []
-        self._path = ""
+        self._file: Any = None
         self._writer: Any = None
         self._mapped: list[pyarrow.RecordBatch] | None = None
         self._closed = False
@@ -75,14 +75,18 @@ class Spool(Generic[T]):
 
     def _flush(self) -> None:
         if self._writer is None:
-            descriptor, self._path = tempfile.mkstemp(prefix="modpo-rows-", suffix=".arrow")
-            os.close(descriptor)
-            weakref.finalize(self, _remove, self._path)
-            self._writer = pyarrow.ipc.new_file(self._path, self._schema)
+            self._file = tempfile.TemporaryFile(prefix="modpo-rows-")  # noqa: SIM115 # open as long as the spool
+            weakref.finalize(self, self._file.close)
+            self._writer = pyarrow.ipc.new_file(self._file, self._schema)
         columns = zip(*self._buffer, strict=True)
         arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
         self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
         self._buffer = []
+
+    @property
+    def _path(self) -> str:
+        """Where the open file can be opened once more, with a position of its own."""
+        return f"/dev/fd/{self._file.fileno()}"
 
     def _close(self) -> None:
         """Ends the file, so that it can be read."""
@@ -91,8 +95,5 @@ class Spool(Generic[T]):
         if self._buffer:
             self._flush()
         self._writer.close()
+        self._file.flush()
         self._closed = True
-
-
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)

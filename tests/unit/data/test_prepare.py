@@ -95,6 +95,16 @@ def test_texts_to_imitate_are_the_distinct_chosen_responses_of_training_prompts(
     assert counts["sft"]["too_long"] == 0
 
 
+def test_texts_without_content_are_counted_where_they_may_be_dropped(demo_world: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "the fox", "response": "leaps ."}, {"prompt": "the owl", "response": " "}]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = world_sweep(
+        demo_world, data={"unusable_rows": "drop"}, sft={"data": {"path": str(tmp_path / "texts.jsonl")}}
+    )
+    counts = prepare(tmp_path / "prepared", demo_world, config)["sft"]
+    assert counts == {"rows": 1, "unusable": 1, "held_out": 0, "too_long": 0}
+
+
 def test_split_does_not_depend_on_the_order_of_the_rows(prepared: Path, demo_world: Path, tmp_path: Path) -> None:
     for name in ("vivid", "brief"):
         rows = (demo_world / f"{name}.jsonl").read_text().splitlines()

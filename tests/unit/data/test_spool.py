@@ -1,4 +1,4 @@
-"""Items on disk come back as they were, in order, by number and by column; their file goes with them."""
+"""Items on disk come back as they were, in order, by number and by column; nothing is left of them."""
 
 from __future__ import annotations
 
@@ -48,10 +48,19 @@ def test_two_readers_at_once(folder: Path) -> None:
     assert list(zip(items, items, strict=True)) == [(item(n), item(n)) for n in range(BATCH_ROWS + 5)]
 
 
-def test_the_file_goes_with_the_spool(folder: Path) -> None:
+def test_no_file_is_left_however_a_process_ends(folder: Path) -> None:
+    """Somebody's texts: they have no name on the disk at any time."""
     items = spool(BATCH_ROWS)
-    assert len(list(folder.iterdir())) == 1
-    assert next(iter(items)) == items[0]
-    del items
-    gc.collect()
     assert list(folder.iterdir()) == []
+    assert next(iter(items)) == items[0]
+    assert list(folder.iterdir()) == []
+
+
+def test_open_files_go_with_their_spools(folder: Path) -> None:
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(5):
+        items = spool(BATCH_ROWS + 1)
+        assert len(list(items)) == BATCH_ROWS + 1 and items[0] == item(0)
+        del items
+    gc.collect()
+    assert len(list(Path("/dev/fd").iterdir())) == before
