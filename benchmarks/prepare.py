@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,18 +22,16 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from benchmarks.measuring import RESULTS, commit, machine, measure, print_table, write_results
 from modpo.config import load_config
 from modpo.data.demo.language import prompts, sample_answer
 from modpo.data.loading import load_data
 from modpo.data.prepare import write_prepared
 
-RESULTS = Path(__file__).parent / "results" / "prepare.json"
 OBJECTIVES = ("vivid", "brief")
 TEXT_CHARACTERS = 300
 NUM_TEXTS = 5000
 VALIDATED_ROWS = 100_000
-SAMPLE_S = 1.0
-MB = 1e6
 
 
 def main() -> None:
@@ -58,8 +52,7 @@ def main() -> None:
         "validate": medians(validated),
         "prepare": medians(prepared),
     }
-    arguments.results.parent.mkdir(exist_ok=True)
-    arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.results, results)
     for kind in ("validate", "prepare"):
         print_table(kind, results[kind])
 
@@ -68,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="pairs of the larger size; the other is a tenth")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each size; medians are reported")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument("--results", type=Path, default=RESULTS / "prepare.json", help="where the figures are written")
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -154,87 +147,11 @@ def _prepare(sweep: Path) -> None:
     print(json.dumps({"read_seconds": round(read - started, 2), "write_seconds": round(written - read, 2)}))
 
 
-def measure(command: list[str]) -> dict[str, Any]:
-    """Runs a command: seconds, processor seconds, and the highest memory of it and all its children together."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    peak = 0
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, env=environment)
-        while process.poll() is None:
-            peak = max(peak, sum(map(memory_of, tree(process.pid))))
-            time.sleep(SAMPLE_S)
-        seconds = time.perf_counter() - started
-        if process.returncode != 0:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-        output.seek(0)
-        text = output.read()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu, 2),
-        "peak_mb": round(peak / MB),
-        "output": text,
-    }
-
-
-def tree(root: int) -> list[int]:
-    """A process and all its descendants."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError, IndexError):
-            continue  # it ended meanwhile
-    found = [root]
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return found
-
-
-def memory_of(process: int) -> int:
-    """Proportional set size in bytes: shared pages count in part. Nothing of a process that has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
 def medians(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line a size, each figure the median of its repeats."""
     sizes = sorted({measurement["rows"] for measurement in measurements})
     of_size = [[m for m in measurements if m["rows"] == rows] for rows in sizes]
     return [{key: statistics.median(m[key] for m in group) for key in group[0]} for group in of_size]
-
-
-def machine() -> dict[str, Any]:
-    """Cores that this process may use, memory, and how busy others keep the cores."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(memory / 1e9, 1),
-        "load_average": round(os.getloadavg()[1], 1),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def commit() -> str:
-    """Of the code that was measured, with a sign that it was changed since."""
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(described, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    names = list(rows[0])
-    cells = [[name.replace("_", " ") for name in names], *([f"{row[name]:,}" for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
-    print(title)
-    for line in cells:
-        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
 if __name__ == "__main__":

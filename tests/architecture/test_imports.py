@@ -48,7 +48,7 @@ ROWS = (
         *("modpo.baselines", "modpo.analysis", "modpo.export"),
     ),
     ("modpo.rewards",),
-    ("modpo.scoring", "modpo.models", "modpo.data", "modpo.kernels"),
+    ("modpo.scoring", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
     ("modpo.config", "modpo.artifacts", "modpo.ledger", "modpo.telemetry"),
     ("modpo.core", "modpo.errors"),
 )
