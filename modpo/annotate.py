@@ -1,7 +1,9 @@
 """Reference log-probabilities and margin rewards, computed once for the sweep: neither depends on the weights.
 
     reference-<digest>/table.parquet   pair_id, reference_chosen_logps, reference_rejected_logps
+                       pairs.npy, …    the same with the pairs' tokens, as trials map it: see `data.pair_table`
     rewards-<digest>/table.parquet     pair_id, <objective>_chosen, <objective>_rejected for every objective
+                     rewards_*.npy     the same, as trials map it
                      units.json        size of one unit of each reward, declared or fitted: loss and evaluation use it
                      meaning.json      signs, sizes and conflicts of the rewards on these pairs, with warnings
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from modpo.artifacts import check_coverage, digest_of, read_json, write_json, writing
 from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
+from modpo.data.pair_table import write_margin_rewards, write_pair_table
 from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
 from modpo.models import load_model
 from modpo.rewards.base import Completion
@@ -32,8 +35,6 @@ from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.scoring import ResponseModel, completion_logps
 from modpo.training.batches import LOGPS_COLUMNS, reward_columns
-
-ANNOTATE_VERSION = 3
 
 
 def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.device) -> int:
@@ -75,11 +76,20 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
         columns |= _column_rewards(work)
     with writing(output, description) as aside:
         pyarrow.parquet.write_table(pyarrow.table(columns), aside / "table.parquet")
-        if work.kind == "rewards":
+        if work.kind == "reference":
+            write_pair_table(aside, Path(work.inputs.training_pairs), _both_sides(columns, LOGPS_COLUMNS))
+        else:
+            for name in work.config.objective_names:
+                write_margin_rewards(aside, name, _both_sides(columns, reward_columns(name)))
             units = reward_units(work, columns)
             write_json(aside / "units.json", units)
             write_json(aside / "meaning.json", meaning_of(work.config, _judged(work, pairs, columns), units))
     return len(pairs)
+
+
+def _both_sides(columns: Mapping[str, Any], names: tuple[str, str]) -> NDArray[np.float64]:
+    """(P, 2) values of chosen and rejected."""
+    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in names], axis=-1)
 
 
 def reward_units(work: Work, columns: Mapping[str, Any]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class StageInputs(Frozen):
 
     @property
     def training_pairs(self) -> str:
-        """Folder whose `pairs.parquet` trials and annotations read."""
+        """Folder whose `pairs.parquet` annotations read, and which trials get with them."""
         return self.pairs or self.prepared
 
 

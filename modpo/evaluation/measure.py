@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modpo.annotate import pair_completions
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
 from modpo.core.exact import compare_with_exact
 from modpo.core.logps import response_logps, sampled_kl
-from modpo.data.prepared import HeldOutPrompt, read_columns, read_pairs
+from modpo.core.trees import Tokens
+from modpo.data.pair_table import open_pair_table
+from modpo.data.prepared import HeldOutPrompt
 from modpo.data.tokenize import Encoder, load_tokenizer
 from modpo.evaluation.generate import sample_responses
 from modpo.models import TrainedModel, load_model, make_sequences, sequence_logits, to_device
 from modpo.rewards.base import Completion, RewardScorer
 from modpo.rewards.scorers import build_scorer, import_function
 from modpo.scoring import ResponseModel, completion_logps
-from modpo.training.batches import LOGPS_COLUMNS, read_units
+from modpo.training.batches import read_units
 
 Row = dict[str, Any]
 
@@ -143,18 +144,24 @@ def _kl(
 
 
 def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list[Row]:
-    """For each held-out pair of every objective: by how many nats the policy prefers the chosen side."""
-    pairs = read_pairs(Path(measured.work.inputs.training_pairs), split="eval")[share]
-    if not pairs:
+    """For each held-out pair: objective, number of its prompt, by how many nats the policy prefers the chosen side."""
+    table = open_pair_table(Path(measured.work.inputs.reference))
+    rows = table.held_out_rows()[share]
+    if not len(rows):
         return []
-    stored = read_columns(Path(measured.work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)
-    completions = [completion for pair in pairs for completion in pair_completions(pair)]
+    trees = table.trees(rows)
     with trained() as models:
-        logps = _completion_logps(measured, models.policy, completions).reshape(-1, 2)
-    gaps = (logps[:, 0] - stored[LOGPS_COLUMNS[0]]) - (logps[:, 1] - stored[LOGPS_COLUMNS[1]])
+        prompts = [tree.prompt_ids for tree in trees for _ in tree.response_ids]
+        responses = [response for tree in trees for response in tree.response_ids]
+        logps = _logps(measured, models.policy, prompts, responses).reshape(-1, 2)
+    records = table.records[rows]
+    stored = records["reference_logps"]
+    gaps = (logps[:, 0] - stored[:, 0]) - (logps[:, 1] - stored[:, 1])
     return [
-        {"objective": pair.objective, "prompt": repr(pair.prompt), "gap": float(gap)}
-        for pair, gap in zip(pairs, gaps, strict=True)
+        {"objective": table.objectives[objective], "prompt": prompt, "gap": gap}
+        for objective, prompt, gap in zip(
+            records["objective"].tolist(), records["prompt"].tolist(), gaps.tolist(), strict=True
+        )
     ]
 
 
@@ -201,10 +208,16 @@ def _space(encoder: Encoder, prompt: HeldOutPrompt, answers: Sequence[str]) -> l
 def _completion_logps(
     measured: Measured, model: PreTrainedModel, completions: Sequence[Completion]
 ) -> NDArray[np.float64]:
+    return _logps(measured, model, [c.prompt_ids for c in completions], [c.response_ids for c in completions])
+
+
+def _logps(
+    measured: Measured, model: PreTrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens]
+) -> NDArray[np.float64]:
     config = measured.work.config
     return completion_logps(
         ResponseModel(model, longest=config.longest_sequence),
-        [c.prompt_ids for c in completions],
-        [c.response_ids for c in completions],
+        prompts,
+        responses,
         batch_size=config.evaluation.batch_size,
     )

@@ -14,6 +14,8 @@ from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 
 PLAN_VERSION = 3
+# Layout of what the stages reference and annotate write.
+ANNOTATION_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex
 from modpo.orchestration.digests import (
+    ANNOTATION_VERSION,
     PLAN_VERSION,
     Inputs,
     implicit_key,
@@ -83,7 +84,7 @@ def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     scorers = {o.name: scorer_key(o, inputs, reward_models, template=config.data.template) for o in config.objectives}
     units = [[objective.unit, objective.normalize] for objective in config.objectives]
     labelled = labelled_digest(config, [prepared, start_model, units, scorers]) if config.label else ""
-    reference = digest_of([labelled or prepared, start_model, model])
+    reference = digest_of([ANNOTATION_VERSION, labelled or prepared, start_model, model])
     planner = _Planner(config, inputs, [reference, *training_key(config, inputs)])
     vertices = {o.name: planner.vertex(o) for o in config.objectives if config.has_pairs(o)}
     scoring = [[scorers[o.name], implicit_key(config, o, inputs, vertices)] for o in config.objectives]

@@ -12,6 +12,7 @@ from modpo.artifacts import is_complete, stage_path
 from modpo.config.spec import StageInputs, TrialSpec, Work, WorkKind
 from modpo.config.tree import SweepConfig
 from modpo.ledger import final_dir, is_finished, is_trained
+from modpo.orchestration.digests import ANNOTATION_VERSION
 from modpo.orchestration.plan import SweepPlan
 from modpo.orchestration.session import Session
 
@@ -107,11 +108,11 @@ def annotation_is_done(state: RunState, kind: Literal["reference", "rewards"]) -
 def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> None:
     """Scores every completion once, in as many shards as there are slots, and joins them to one table."""
     # Imported when there is something to join: a run that is complete never loads torch.
-    from modpo.annotate import ANNOTATE_VERSION, merge_shards
+    from modpo.annotate import merge_shards
 
     output = Path(getattr(state.inputs, kind))
     work = _perform_shards(state, kind, output)
-    merge_shards(work, output=output, description={"stage": kind, "version": ANNOTATE_VERSION})
+    merge_shards(work, output=output, description={"stage": kind, "version": ANNOTATION_VERSION})
     shutil.rmtree(work.output, ignore_errors=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,16 @@ CALIBRATION_BINS = 10
 Floats = NDArray[np.float64]
 
 
-def pair_accuracy(gaps: Floats, prompts: Sequence[str], *, seed: int, level: float, resamples: int) -> dict[str, float]:
+def pair_accuracy(
+    gaps: Floats, prompts: Sequence[Hashable], *, seed: int, level: float, resamples: int
+) -> dict[str, float]:
     """Share of pairs whose chosen response has the higher reward, with its interval over prompts; a tie is half.
 
     Args:
         gaps: r(chosen) - r(rejected) of each pair.
-        prompts: the prompt of each pair; pairs of one prompt are resampled together.
+        prompts: the prompt of each pair, or a number of it; pairs of one prompt are resampled together.
     """
-    correct: dict[str, list[float]] = defaultdict(list)
+    correct: dict[Hashable, list[float]] = defaultdict(list)
     for gap, prompt in zip(gaps, prompts, strict=True):
         correct[prompt].append(0.5 if gap == 0 else float(gap > 0))
     sums_P2 = np.array([[sum(values), len(values)] for values in correct.values()])

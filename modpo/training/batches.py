@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from modpo.artifacts import read_json
 from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch
 from modpo.core.trees import Tree, TreeBatch, tree_batch
-from modpo.data.prepared import ResponseText, TokenisedPair, read_columns, read_pairs
+from modpo.data.pair_table import PairTable, open_margin_rewards, open_pair_table
+from modpo.data.prepared import ResponseText
 
 LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
 
@@ -25,30 +26,49 @@ def reward_columns(objective: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class AnnotatedPairs:
-    """Pairs with their reference log-probabilities (R, 2) and raw margin rewards (R, 2, K), float64."""
+    """The pairs that a point trains on, with their annotation: mapped, so that a batch touches its own rows only.
 
-    pairs: list[TokenisedPair]
-    reference_logps: NDArray[np.float64]
-    margin_rewards: NDArray[np.float64]
+    Attributes:
+        table: every pair of the sweep, with its reference log-probabilities.
+        rows: (R,) those rows of the table that are trained on.
+        margin_rewards: (P, 2) raw margin rewards of all pairs for each objective, float64; None where they are 0.
+    """
+
+    table: PairTable
+    rows: NDArray[np.int64]
+    margin_rewards: tuple[NDArray[np.float64] | None, ...]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.rows)
 
     @property
     def num_tokens(self) -> list[int]:
         """Tokens that each pair takes in a row."""
-        return [len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in self.pairs]
+        tokens: list[int] = self.table.records["lengths"][self.rows].sum(axis=1).tolist()
+        return tokens
+
+    def response_lengths(self, rows: Sequence[int]) -> NDArray[np.int32]:
+        """(B, 2) tokens of chosen and rejected."""
+        lengths: NDArray[np.int32] = self.table.records["lengths"][self.rows[np.asarray(rows)], 1:]
+        return lengths
 
     def batch(self, rows: Sequence[int], device: torch.device) -> PreferenceBatch:
-        pairs, index = [self.pairs[row] for row in rows], np.asarray(rows)
-        trees = [Tree(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
-        logps = torch.from_numpy(self.reference_logps[index]).to(device)
-        rewards = torch.from_numpy(self.margin_rewards[index]).to(device)
+        index = self.rows[np.asarray(rows)]
+        logps = torch.from_numpy(self.table.records["reference_logps"][index]).to(device)
+        rewards = torch.from_numpy(self._rewards(index)).to(device)
         return PreferenceBatch(
-            tree_batch(trees, share_prompts=True).to(device),
+            tree_batch(self.table.trees(index), share_prompts=True).to(device),
             PairLogps(logps[:, 0], logps[:, 1]),
             PairRewards(rewards[:, 0], rewards[:, 1]),
         )
+
+    def _rewards(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(B, 2, K) margin rewards of these rows of the table."""
+        rewards = np.zeros((len(index), 2, len(self.margin_rewards)))
+        for column, values in enumerate(self.margin_rewards):
+            if values is not None:
+                rewards[:, :, column] = values[index]
+        return rewards
 
 
 def read_units(rewards: Path) -> dict[str, float]:
@@ -58,42 +78,25 @@ def read_units(rewards: Path) -> dict[str, float]:
 
 
 def read_annotated(
-    pairs_folder: Path,
-    reference: Path,
-    rewards: Path | None,
-    *,
-    sources: Sequence[str],
-    weights: Mapping[str, float],
+    reference: Path, rewards: Path | None, *, sources: Sequence[str], weights: Mapping[str, float]
 ) -> AnnotatedPairs:
-    """Training pairs joined with the annotation by pair_id.
+    """Maps the training pairs of a point with their annotation.
 
     Args:
-        rewards: the rewards table, or None for plain DPO in declared units, which no reward enters.
+        reference: the artefact with the pairs and their reference log-probabilities.
+        rewards: that with the rewards, or None for plain DPO in declared units, which no reward enters.
         sources: objectives whose pairs are trained on; of two that compare the same responses one is kept.
         weights: of all objectives, in their order. The rewards of those without weight are not looked at, and are 0.
+
+    Raises:
+        InternalError: the two are not of the same pairs.
     """
-    pairs = _distinct([pair for name in sources for pair in read_pairs(pairs_folder, split="train", objective=name)])
-    ids = [pair.pair_id for pair in pairs]
-    logps = read_columns(reference, ids, LOGPS_COLUMNS)
-    margin_rewards = np.zeros((len(pairs), 2, len(weights)))
-    weighted = [column for column, weight in enumerate(weights.values()) if weight > 0]
-    if rewards is not None:
-        names = [reward_columns(list(weights)[column]) for column in weighted]
-        values = read_columns(rewards, ids, tuple(name for both in names for name in both))
-        for column, both in zip(weighted, names, strict=True):
-            margin_rewards[:, :, column] = np.stack([values[name] for name in both], axis=-1)
-    return AnnotatedPairs(pairs, np.stack([logps[c] for c in LOGPS_COLUMNS], axis=-1), margin_rewards)
-
-
-def _distinct(pairs: list[TokenisedPair]) -> list[TokenisedPair]:
-    """Each comparison once over all objectives; within one objective, equal pairs are separate draws and stay."""
-    first_objective: dict[tuple[object, ...], str] = {}
-    return [
-        pair
-        for pair in pairs
-        if first_objective.setdefault((pair.prompt_ids, *sorted((pair.chosen_ids, pair.rejected_ids))), pair.objective)
-        == pair.objective
-    ]
+    table = open_pair_table(reference)
+    margin_rewards = tuple(
+        open_margin_rewards(rewards, name, num_pairs=len(table)) if rewards is not None and weight > 0 else None
+        for name, weight in weights.items()
+    )
+    return AnnotatedPairs(table, table.training_rows(sources), margin_rewards)
 
 
 def text_batch(texts: Sequence[ResponseText], rows: Sequence[int], device: torch.device) -> TreeBatch:

@@ -119,7 +119,7 @@ def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConf
     batch = data.batch(rows, engine.device)
     engine.model.eval()
     policy = pair_logps(engine.model, batch.trees)
-    lengths = torch.tensor([[len(data.pairs[r].chosen_ids), len(data.pairs[r].rejected_ids)] for r in rows])
+    lengths = torch.from_numpy(data.response_lengths(rows))
     gap = torch.stack([policy.chosen - batch.reference.chosen, policy.rejected - batch.reference.rejected], -1)
     worst = float((gap.abs().cpu() / lengths).max())
     tolerance = LOGPS_TOLERANCE_PER_TOKEN[config.model.dtype]
@@ -150,7 +150,6 @@ def _annotated_pairs(work: Work) -> AnnotatedPairs:
     assert work.trial is not None
     config, inputs, trial = work.config, work.inputs, work.trial
     return read_annotated(
-        Path(inputs.training_pairs),
         Path(inputs.reference),
         Path(inputs.rewards) if trial.uses_rewards else None,
         sources=[config.objective_names[source] for source in trial.sources],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from modpo.config.optimisation import OptimisationConfig
 
@@ -44,11 +46,12 @@ class SampleOrder:
     def indices(self, start: int, count: int) -> list[int]:
         """Rows at positions start .. start + count of the stream."""
         return [
-            self._permutation(position // self.num_rows)[position % self.num_rows]
+            int(self._permutation(position // self.num_rows)[position % self.num_rows])
             for position in range(start, start + count)
         ]
 
-    def _shuffled(self, epoch: int) -> list[int]:
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        """An array: a list of as many integers would take five times its memory."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order: list[int] = torch.randperm(self.num_rows, generator=generator).tolist()
+        order: NDArray[np.int64] = torch.randperm(self.num_rows, generator=generator).numpy()
         return order

@@ -125,7 +125,6 @@ def annotated_pairs(run_dir: Path, work: Work, *, reference: Path | None = None)
     """The primary objective's training pairs of a point."""
     assert work.trial is not None
     return read_annotated(
-        run_dir / "prepared",
         reference or run_dir / "reference",
         run_dir / "rewards",
         sources=[work.config.objective_names[source] for source in work.trial.sources],

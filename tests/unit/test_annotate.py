@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -15,6 +16,7 @@ from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs, Work
 from modpo.data.demo.rewards import brief, vivid
 from modpo.data.loading import load_data
+from modpo.data.pair_table import open_margin_rewards, open_pair_table
 from modpo.data.prepare import write_prepared
 from modpo.data.prepared import read_pairs
 from modpo.errors import InternalError
@@ -114,6 +116,26 @@ def test_rewards_are_those_of_the_texts(
         for side in ("chosen", "rejected"):
             expected = reward([pair.prompt for pair in pairs], [getattr(pair, side) for pair in pairs])
             assert stored[f"{name}_{side}"] == pytest.approx(expected)
+
+
+def test_trials_map_the_numbers_of_the_tables(
+    reference: Path, prepared: Path, config: SweepConfig, inputs: StageInputs, tmp_path: Path
+) -> None:
+    """The same rows in the same order, with the tokens of pairs.parquet."""
+    scored = inputs.model_copy(update={"reference": str(reference)})
+    rewards = annotated(tmp_path, config, scored, "rewards")
+    assert is_valid(rewards)
+    table, stored, pairs = open_pair_table(reference), columns(reference), read_pairs(prepared)
+    assert [[t.prompt_ids, *t.response_ids] for t in table.trees(np.arange(len(table)))] == [
+        [pair.prompt_ids, pair.chosen_ids, pair.rejected_ids] for pair in pairs
+    ]
+    assert [table.objectives[number] for number in table.records["objective"]] == [pair.objective for pair in pairs]
+    logps = zip(stored["reference_chosen_logps"], stored["reference_rejected_logps"], strict=True)
+    assert table.records["reference_logps"].tolist() == list(map(list, logps))
+    stored = columns(rewards)
+    for name in ("vivid", "brief"):
+        mapped = open_margin_rewards(rewards, name, num_pairs=len(pairs))
+        assert mapped.T.tolist() == [stored[f"{name}_chosen"], stored[f"{name}_rejected"]]
 
 
 def test_a_completion_is_scored_once_however_often_it_appears(prepared: Path) -> None:

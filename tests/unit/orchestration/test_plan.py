@@ -74,6 +74,15 @@ def test_adding_points_leaves_the_old_ones_and_every_stage_as_they_are() -> None
     assert stage_digests(before) == stage_digests(after)
 
 
+def test_another_layout_of_the_annotation_is_another_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data is not prepared again, and no start model is trained again."""
+    before = plan_sweep(config(), INPUTS)
+    monkeypatch.setattr("modpo.orchestration.plan.ANNOTATION_VERSION", 0)
+    after = plan_sweep(config(), INPUTS)
+    changed = [old != new for old, new in zip(stage_digests(before), stage_digests(after), strict=True)]
+    assert changed == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("inputs", "changed"),
     [
