@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 
@@ -21,14 +22,21 @@ def first_fit_decreasing(lengths: Sequence[int], budget: int) -> list[list[int]]
     _check_positive("lengths", lengths)
     _check_positive("the budget", [budget])
     rows: list[list[int]] = []
-    room: list[int] = []
+    # A binary tree over as many rows as there are items, the largest room below each node: a million items need it.
+    leaves = 1 << max(len(lengths) - 1, 0).bit_length()
+    room = [budget] * (2 * leaves)
     for item in _largest_first(lengths):
-        row = next((number for number, left in enumerate(room) if lengths[item] <= left), len(rows))
-        if row == len(rows):
+        needed = min(lengths[item], budget)  # what is longer needs an empty row
+        node = 1
+        while node < leaves:
+            node = 2 * node + (room[2 * node] < needed)
+        if node - leaves == len(rows):
             rows.append([])
-            room.append(budget)
-        rows[row].append(item)
-        room[row] -= lengths[item]
+        rows[node - leaves].append(item)
+        room[node] -= lengths[item]
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
     return rows
 
 
@@ -48,11 +56,11 @@ def balanced_shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:
     _check_positive("costs", costs)
     _check_positive("the number of shares", [num_shares])
     shares: list[list[int]] = [[] for _ in range(num_shares)]
-    loads = [0.0] * num_shares
+    loads = [(0.0, share) for share in range(num_shares)]
     for item in _largest_first(costs):
-        share = min(range(num_shares), key=loads.__getitem__)  # the first of equals
+        load, share = loads[0]  # the least, and of equals the lower number
         shares[share].append(item)
-        loads[share] += costs[item]
+        heapq.heapreplace(loads, (load + costs[item], share))
     return shares
 
 

@@ -48,6 +48,20 @@ class TestRows:
         print(f"{len(rows)} rows, {fill:.3f} full")
         assert fill >= 0.9
 
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_every_item_is_in_the_first_row_that_had_room(self, seed: int) -> None:
+        """Row by row, as the rule says it, with budgets from below the shortest item to above the longest."""
+        lengths, budget = pair_tokens(60, seed), 10 * 2 ** (seed % 10)
+        rows: list[list[int]] = []
+        for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+            for row in rows:
+                if sum(lengths[other] for other in row) + lengths[item] <= budget:
+                    row.append(item)
+                    break
+            else:
+                rows.append([item])
+        assert first_fit_decreasing(lengths, budget) == rows
+
     @pytest.mark.parametrize(("lengths", "budget"), [([3, 0], 8), ([-1], 8), ([3], 0)])
     def test_what_is_not_positive_is_refused(self, lengths: list[int], budget: int) -> None:
         with pytest.raises(ValueError, match=r"must be positive, got (0|-1)"):
