@@ -105,10 +105,15 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained policy and the reference it started from; `reference` switches an adapter off for a block."""
+    """A trained policy and the reference it started from; `reference` switches an adapter off for a block.
+
+    Attributes:
+        is_start: the policy is the reference itself, which need not be run twice.
+    """
 
     policy: PreTrainedModel
     reference: Callable[[], AbstractContextManager[PreTrainedModel]]
+    is_start: bool = False
 
 
 @contextmanager

@@ -8,7 +8,9 @@ the same numbers, slower. One model is scored one way everywhere, so that its ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -18,12 +20,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modpo.core.batch import PairLogps, SequenceBatch
+from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.packing import first_fit_decreasing
 from modpo.core.trees import Tree, TreeBatch, tree_batch
 from modpo.kernels.families import agrees_with_plain, unsupported_reason
 from modpo.kernels.head import ResponseHead, head_scale, response_sums
+from modpo.kernels.token_kl import token_kl
 from modpo.kernels.tree_attention import TreeAttention
-from modpo.models import make_sequences, plain_model, sequence_logps, to_device
+from modpo.models import TrainedModel, make_sequences, plain_model, sequence_logits, sequence_logps, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +70,21 @@ class ResponseModel(torch.nn.Module):
         """(N,) float64 nats, with gradient where the policy trains."""
         if not self.is_packed:
             return sequence_logps(self.policy, unpacked(batch))
+        (hidden_TH,) = self.hidden_states(batch)
+        token_logps_R = self.head(hidden_TH[batch.predictors], batch.targets)
+        return response_sums(token_logps_R, batch.owners, batch.num_responses)
+
+    def hidden_states(self, batch: TreeBatch) -> Tensor:
+        """What the output embeddings of a packed model get, (1, T, H)."""
         (decoder,) = self._decoder
         with self._attention.switched():
-            hidden_TH = decoder(
+            states: Tensor = decoder(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
                 use_cache=False,
                 **self._attention.options(batch.layout),
-            ).last_hidden_state[0]
-        token_logps_R = self.head(hidden_TH[batch.predictors], batch.targets)
-        return response_sums(token_logps_R, batch.owners, batch.num_responses)
+            ).last_hidden_state
+        return states
 
 
 def pair_logps(model: torch.nn.Module, batch: TreeBatch) -> PairLogps:
@@ -90,27 +99,140 @@ def completion_logps(
 ) -> NDArray[np.float64]:
     """Response log-probabilities of any number of completions, in the order given.
 
-    Responses to equal prompts share them. Rows are filled with about as many tokens as `batch_size` sequences have.
+    Responses to equal prompts share them, and equal completions are scored once. Rows are filled with about as many
+    tokens as `batch_size` sequences have.
     """
     logps = np.empty(len(prompts))
-    if not len(prompts):
-        return logps
-    trees, members = _grown(prompts, responses)
-    budget = batch_size * max(1, round(sum(map(len, prompts)) + sum(map(len, responses))) // len(prompts))
-    device = next(model.parameters()).device
-    for row in first_fit_decreasing([tree.num_tokens for tree in trees], budget):
-        scored = model(tree_batch([trees[number] for number in row]).to(device))
-        logps[[member for number in row for member in members[number]]] = scored.cpu().numpy()
+    for batch, places in _rows(prompts, responses, batch_size, is_packed=model.is_packed):
+        _spread(logps, model(batch.to(_device_of(model))), places)
     return logps
 
 
-def _grown(prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> tuple[list[Tree], list[list[int]]]:
-    """A tree for each distinct prompt, and which completions its responses are."""
-    members: dict[tuple[int, ...], list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        members.setdefault(tuple(prompt), []).append(number)
-    trees = [Tree(prompt, tuple(tuple(responses[number]) for number in numbers)) for prompt, numbers in members.items()]
-    return trees, list(members.values())
+@dataclass(frozen=True)
+class CompletionKL:
+    """Each (N,) float64 nats, of responses that the policy sampled at temperature 1; see `core.logps.sampled_kl`."""
+
+    k1: NDArray[np.float64]
+    exact: NDArray[np.float64]
+    reference_logps: NDArray[np.float64]
+
+
+@torch.no_grad()
+def completion_kl(
+    trained: TrainedModel, prompts: Sequence[Tokens], responses: Sequence[Tokens], *, longest: int, batch_size: int
+) -> CompletionKL:
+    """How far a policy is from its reference on these completions, in the order given.
+
+    Both models score the same rows, so that nothing is left of the difference where they are equal.
+
+    Args:
+        longest: see `ResponseModel`.
+    """
+    policy = ResponseModel(trained.policy, longest=longest)
+    if trained.is_start:
+        nothing = np.zeros(len(prompts))
+        return CompletionKL(nothing, nothing, completion_logps(policy, prompts, responses, batch_size=batch_size))
+    with trained.reference() as model:
+        reference = policy if model is trained.policy else ResponseModel(model, longest=longest)
+    is_packed = policy.is_packed and reference.is_packed
+    k1, exact, logps = (np.empty(len(prompts)) for _ in range(3))
+    for batch, places in _rows(prompts, responses, batch_size, is_packed=is_packed):
+        row = batch.to(_device_of(policy))
+        kl = _packed_kl if is_packed else _padded_kl
+        for values, sums in zip((k1, exact, logps), kl(policy, reference, trained.reference, row), strict=True):
+            _spread(values, sums, places)
+    return CompletionKL(k1, exact, logps)
+
+
+Row = tuple[TreeBatch, list[list[int]]]
+"""A row of trees and, for each of its responses, the numbers of the completions that it stands for."""
+Sums = tuple[Tensor, Tensor, Tensor]
+"""k1, exact KL and reference log-probability of a row's responses."""
+AsReference = Callable[[], AbstractContextManager[PreTrainedModel]]
+
+
+def _packed_kl(policy: ResponseModel, reference: ResponseModel, as_reference: AsReference, row: TreeBatch) -> Sums:
+    (policy_TH,) = policy.hidden_states(row)
+    with as_reference():
+        (reference_TH,) = reference.hidden_states(row)
+    tokens = token_kl(
+        policy_TH[row.predictors],
+        reference_TH[row.predictors],
+        row.targets,
+        policy_head=policy.head,
+        reference_head=reference.head,
+    )
+    values = (tokens.policy_logps - tokens.reference_logps, tokens.exact, tokens.reference_logps)
+    k1, exact, logps = (response_sums(value_R, row.owners, row.num_responses) for value_R in values)
+    return k1, exact, logps
+
+
+def _padded_kl(policy: ResponseModel, reference: ResponseModel, as_reference: AsReference, row: TreeBatch) -> Sums:
+    sequences = unpacked(row)
+    policy_logits = sequence_logits(policy.policy, sequences)
+    with as_reference():
+        reference_logits = sequence_logits(reference.policy, sequences)
+    k1, exact = sampled_kl(policy_logits, reference_logits, sequences.labels)
+    return k1, exact, response_logps(reference_logits, sequences.labels)
+
+
+def grown(prompts: Sequence[Tokens], responses: Sequence[Tokens], budget: int) -> list[tuple[Tree, list[list[int]]]]:
+    """A tree for each distinct prompt with its distinct responses, and which completions each of these stands for.
+
+    A prompt with more responses than the budget of tokens holds has several trees.
+    """
+    members: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        members.setdefault(tuple(prompt), {}).setdefault(tuple(response), []).append(number)
+    return [
+        (Tree(prompt, tuple(part)), [places[response] for response in part])
+        for prompt, places in members.items()
+        for part in _parts(list(places), budget - len(prompt))
+    ]
+
+
+def row_budget(prompts: Sequence[Tokens], responses: Sequence[Tokens], batch_size: int) -> int:
+    """About as many tokens as `batch_size` of these sequences have."""
+    return batch_size * max(1, (sum(map(len, prompts)) + sum(map(len, responses))) // max(1, len(prompts)))
+
+
+def _parts(responses: Sequence[tuple[int, ...]], room: int) -> Iterator[list[tuple[int, ...]]]:
+    """Runs of responses that fit the room together; one that is too long for it stands alone."""
+    part: list[tuple[int, ...]] = []
+    used = 0
+    for response in responses:
+        if part and used + len(response) > room:
+            yield part
+            part, used = [], 0
+        part.append(response)
+        used += len(response)
+    yield part
+
+
+def _rows(prompts: Sequence[Tokens], responses: Sequence[Tokens], batch_size: int, *, is_packed: bool) -> Iterator[Row]:
+    """Everything that there is to score; what will be padded comes sorted by length, a response a tree."""
+    budget = row_budget(prompts, responses, batch_size)
+    trees = grown(prompts, responses, budget if is_packed else 0)
+    if is_packed:
+        rows = first_fit_decreasing([tree.num_tokens for tree, _ in trees], budget)
+    else:
+        order = sorted(range(len(trees)), key=lambda number: trees[number][0].num_tokens)
+        rows = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for row in rows:
+        yield (
+            tree_batch([trees[number][0] for number in row]),
+            [places for number in row for places in trees[number][1]],
+        )
+
+
+def _spread(values: NDArray[np.float64], sums_N: Tensor, places: Sequence[Sequence[int]]) -> None:
+    """Writes what a row's responses have to all the places that each stands for."""
+    for value, numbers in zip(sums_N.tolist(), places, strict=True):
+        values[list(numbers)] = value
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def unpacked(batch: TreeBatch) -> SequenceBatch:

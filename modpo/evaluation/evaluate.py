@@ -77,7 +77,7 @@ def _measure(
 
     def trained() -> AbstractContextManager[TrainedModel]:
         if policy is None:
-            return nullcontext(TrainedModel(measured.base, lambda: nullcontext(measured.base)))
+            return nullcontext(TrainedModel(measured.base, lambda: nullcontext(measured.base), is_start=True))
         return trained_model(measured.base, work.config.model, policy)
 
     return (

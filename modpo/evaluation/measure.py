@@ -16,16 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
 from modpo.core.exact import compare_with_exact
-from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.trees import Tokens
 from modpo.data.pair_table import open_pair_table
 from modpo.data.prepared import HeldOutPrompt
 from modpo.data.tokenize import Encoder, load_tokenizer
 from modpo.evaluation.generate import sample_responses
-from modpo.models import TrainedModel, load_model, make_sequences, sequence_logits, to_device
+from modpo.models import TrainedModel, load_model
 from modpo.rewards.base import Completion, RewardScorer
 from modpo.rewards.scorers import build_scorer, import_function
-from modpo.scoring import ResponseModel, completion_logps
+from modpo.scoring import ResponseModel, completion_kl, completion_logps
 from modpo.training.batches import read_units
 
 Row = dict[str, Any]
@@ -43,10 +42,6 @@ class Measured:
     base: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     scorers: dict[str, RewardScorer]
-
-    @property
-    def pad_token_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     @property
     def units(self) -> NDArray[np.float64]:
@@ -93,9 +88,15 @@ def sampled_rows(
             )
             for (_, prompt), sample in zip(numbered, samples, strict=True)
         ]
-        kl_k1, kl_exact, reference_logps = _kl(measured, models, completions)
+        kl = completion_kl(
+            models,
+            [c.prompt_ids for c in completions],
+            [c.response_ids for c in completions],
+            longest=config.longest_sequence,
+            batch_size=evaluation.batch_size,
+        )
     rewards = {
-        name: scorer.score(completions, reference_logps=reference_logps) / unit
+        name: scorer.score(completions, reference_logps=kl.reference_logps) / unit
         for (name, scorer), unit in zip(measured.scorers.items(), measured.units, strict=True)
     }
     return [
@@ -105,42 +106,12 @@ def sampled_rows(
             "response": completion.response,
             "length": len(sample.response_ids),
             "truncated": sample.truncated,
-            "kl": float(kl_exact[row]),
-            "kl_k1": float(kl_k1[row]),
+            "kl": float(kl.exact[row]),
+            "kl_k1": float(kl.k1[row]),
             **{name: float(values[row]) for name, values in rewards.items()},
         }
         for row, ((number, prompt), completion, sample) in enumerate(zip(numbered, completions, samples, strict=True))
     ]
-
-
-@torch.no_grad()
-def _kl(
-    measured: Measured, models: TrainedModel, completions: Sequence[Completion]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(k1, exact per-token KL, reference log-probability) of each sampled completion.
-
-    Policy and reference score the same padded batches; an adapter is switched off for the second pass.
-    """
-    count, size = len(completions), measured.work.config.evaluation.batch_size
-    k1, exact, logps = np.empty(count), np.empty(count), np.empty(count)
-    order = np.argsort([len(c.prompt_ids) + len(c.response_ids) for c in completions], kind="stable")
-    for start in range(0, count, size):
-        rows = order[start : start + size]
-        batch = to_device(
-            make_sequences(
-                [completions[r].prompt_ids for r in rows],
-                [completions[r].response_ids for r in rows],
-                pad_token_id=measured.pad_token_id,
-            ),
-            measured.base.device,
-        )
-        policy_logits = sequence_logits(models.policy, batch)
-        with models.reference() as reference:
-            reference_logits = sequence_logits(reference, batch)
-        batch_k1, batch_exact = sampled_kl(policy_logits, reference_logits, batch.labels)
-        k1[rows], exact[rows] = batch_k1.cpu().numpy(), batch_exact.cpu().numpy()
-        logps[rows] = response_logps(reference_logits, batch.labels).cpu().numpy()
-    return k1, exact, logps
 
 
 def accuracy_rows(measured: Measured, *, trained: Trained, share: slice) -> list[Row]:

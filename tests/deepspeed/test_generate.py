@@ -162,6 +162,27 @@ def test_samples_come_in_the_order_of_their_prompts(
     assert samples[0] != alone[0]
 
 
+def test_prompts_of_one_length_go_together_and_a_batch_ends_with_its_last_response(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder
+):
+    """Two batches of two: no prompt is padded, and as many forward passes as its longest response has tokens."""
+    short = list(encoder.prompt_ids(prompts()[0]))
+    shapes: list[tuple[int, ...]] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: shapes.append(tuple(ids[0].shape)))
+    mixed = [short * 2, short, short * 2, short]
+    samples = sample_responses(model, tokenizer, mixed, max_new_tokens=200, batch_size=2, seed=0)
+    hook.remove()
+    assert not any(sample.truncated for sample in samples)
+    lengths = [len(sample.response_ids) for sample in samples]
+    first, second = max(lengths[1], lengths[3]), max(lengths[0], lengths[2])
+    assert shapes == [
+        (2, len(short)),
+        *[(2, 1)] * (first - 1),
+        (2, 2 * len(short)),
+        *[(2, 1)] * (second - 1),
+    ]
+
+
 def test_the_seed_fixes_the_samples_and_no_other_random_stream_moves(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, misleading_files: GenerationConfig
 ):

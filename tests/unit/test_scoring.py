@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,20 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig, PreTrainedModel
 
 from modpo.config.tree import LoraConfig, ModelConfig
+from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.trees import Tree, TreeBatch, tree_batch
-from modpo.models import attach_adapter, checkpoint_activations, load_model, make_sequences, sequence_logps
-from modpo.scoring import ResponseModel, completion_logps, pair_logps, unpacked
+from modpo.models import (
+    TrainedModel,
+    attach_adapter,
+    checkpoint_activations,
+    load_model,
+    make_sequences,
+    sequence_logits,
+    sequence_logps,
+)
+from modpo.scoring import ResponseModel, completion_kl, completion_logps, pair_logps, unpacked
 from modpo.training.step import sft_micro_batch
+from tests.counting import counted_responses
 
 PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [10, 11, 12, 13]]
 RESPONSES = [[14, 15, 2], [16, 2], [17, 18, 19, 20, 2], [2]]
@@ -75,6 +87,26 @@ class TestCompletions:
         hook.remove()
         assert seen == [11 + 4 + 5]
 
+    def test_equal_completions_are_scored_once(self, frozen: PreTrainedModel) -> None:
+        model, seen = ResponseModel(frozen, longest=LONGEST), []
+        hook = frozen.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+        once = completion_logps(model, PROMPTS, RESPONSES, batch_size=100)
+        thrice = completion_logps(model, PROMPTS * 3, RESPONSES * 3, batch_size=100)
+        hook.remove()
+        assert seen == [11 + 4 + 5] * 2
+        assert thrice.tolist() == once.tolist() * 3
+
+    def test_one_prompt_for_everything_does_not_make_one_row(self, frozen: PreTrainedModel) -> None:
+        """40 responses of 1 to 5 tokens: what 4 sequences have is the most that a row holds."""
+        responses = [[5 + number % 20] * (1 + number % 5) for number in range(40)]
+        model, seen = ResponseModel(frozen, longest=LONGEST), []
+        hook = frozen.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+        scored = completion_logps(model, [[5, 6, 7]] * 40, responses, batch_size=4)
+        hook.remove()
+        assert max(seen) <= 4 * (3 + 3)
+        alone = [completion_logps(model, [[5, 6, 7]], [response], batch_size=1)[0] for response in responses]
+        assert scored.tolist() == pytest.approx(alone, abs=1e-4)
+
 
 class TestFamilies:
     def test_the_demos_model_is_packed(self, frozen: PreTrainedModel) -> None:
@@ -96,6 +128,15 @@ class TestFamilies:
         scored = completion_logps(models[0], PROMPTS, RESPONSES, batch_size=2)
         assert scored.tolist() == pytest.approx(padded(policy), abs=1e-4)
 
+    def test_what_is_padded_is_sorted_by_length_first(self) -> None:
+        """Lengths 2, 6, 2, 6: two batches of equal sequences, and not one token of padding."""
+        policy, seen = tiny(BLOOM), []
+        model = ResponseModel(policy, longest=LONGEST)
+        hook = policy.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        completion_logps(model, [[5], [6], [7], [8]], [[9], [9] * 5, [9], [9] * 5], batch_size=2)
+        hook.remove()
+        assert [tuple(shape) for shape in seen] == [(2, 2), (2, 6)]
+
     def test_a_window_that_is_long_enough_is_no_reason(self) -> None:
         policy = tiny(WINDOWED)
         model = ResponseModel(policy, longest=15)
@@ -103,6 +144,76 @@ class TestFamilies:
         assert completion_logps(model, PROMPTS, RESPONSES, batch_size=9).tolist() == pytest.approx(
             padded(policy), abs=1e-4
         )
+
+
+class TestDivergence:
+    """Policies far from their reference, against the plain way: padded sequences with all logits of both models."""
+
+    def trained(self, kind: str, demo_world: Path) -> TrainedModel:
+        if kind == "padded family":
+            policy, reference = tiny(BLOOM), tiny(BLOOM)
+            for parameter in reference.parameters():
+                parameter.data *= 0.5
+            return TrainedModel(policy, lambda: nullcontext(reference))
+        config = ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32")
+        if kind == "full":
+            policy, reference = load_model(config), load_model(config)
+            for parameter in policy.parameters():
+                parameter.data *= 2
+            return TrainedModel(policy, lambda: nullcontext(reference))
+        adapted = attach_adapter(load_model(config), LoraConfig(r=2), seed=0).eval()
+        generator = torch.Generator().manual_seed(1)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+
+        @contextmanager
+        def without_adapter() -> Iterator[PreTrainedModel]:
+            with adapted.disable_adapter():
+                yield adapted.get_base_model()
+
+        return TrainedModel(adapted.get_base_model(), without_adapter)
+
+    @torch.no_grad()
+    def plain(self, trained: TrainedModel) -> list[list[float]]:
+        sequences = make_sequences(PROMPTS, RESPONSES, pad_token_id=0)
+        policy_logits = sequence_logits(trained.policy, sequences)
+        with trained.reference() as reference:
+            reference_logits = sequence_logits(reference, sequences)
+        k1, exact = sampled_kl(policy_logits, reference_logits, sequences.labels)
+        return [k1.tolist(), exact.tolist(), response_logps(reference_logits, sequences.labels).tolist()]
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 100])
+    @pytest.mark.parametrize("kind", ["adapter", "full", "padded family"])
+    def test_is_that_of_padded_sequences(self, demo_world: Path, kind: str, batch_size: int) -> None:
+        trained = self.trained(kind, demo_world)
+        found = completion_kl(trained, PROMPTS * 2, RESPONSES * 2, longest=LONGEST, batch_size=batch_size)
+        k1, exact, reference_logps = self.plain(trained)
+        assert found.k1.tolist() == pytest.approx(k1 * 2, abs=1e-4)
+        assert found.exact.tolist() == pytest.approx(exact * 2, abs=1e-4)
+        assert found.reference_logps.tolist() == pytest.approx(reference_logps * 2, abs=1e-4)
+        assert min(exact) > 1e-3
+
+    def test_an_untrained_adapter_is_at_no_distance(self, demo_world: Path) -> None:
+        base = load_model(ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32"))
+        adapted = attach_adapter(base, LoraConfig(r=2), seed=0).eval().get_base_model()
+        trained = TrainedModel(adapted, lambda: nullcontext(adapted))
+        found = completion_kl(trained, PROMPTS, RESPONSES, longest=LONGEST, batch_size=2)
+        assert (found.k1.tolist(), found.exact.tolist()) == ([0.0] * 4, [0.0] * 4)
+
+    def test_the_start_model_runs_once_and_is_at_no_distance_from_itself(self, frozen: PreTrainedModel) -> None:
+        start = TrainedModel(frozen, lambda: nullcontext(frozen), is_start=True)
+        plain, seen = TrainedModel(frozen, lambda: nullcontext(frozen)), []
+        with counted_responses(seen):
+            found = completion_kl(start, PROMPTS, RESPONSES, longest=LONGEST, batch_size=100)
+        twice = completion_kl(plain, PROMPTS, RESPONSES, longest=LONGEST, batch_size=100)
+        assert len(seen) == 1
+        assert (found.k1.tolist(), found.exact.tolist()) == (twice.k1.tolist(), twice.exact.tolist())
+        assert found.reference_logps.tolist() == pytest.approx(twice.reference_logps.tolist(), abs=1e-5)
+
+    def test_nothing_to_measure(self, frozen: PreTrainedModel) -> None:
+        found = completion_kl(TrainedModel(frozen, lambda: nullcontext(frozen)), [], [], longest=LONGEST, batch_size=4)
+        assert [len(found.k1), len(found.exact), len(found.reference_logps)] == [0, 0, 0]
 
 
 def test_a_row_taken_apart_gives_its_sequences_in_the_order_of_their_numbers() -> None:
