@@ -7,13 +7,14 @@
                      units.json        size of one unit of each reward, declared or fitted: loss and evaluation use it
                      meaning.json      signs, sizes and conflicts of the rewards on these pairs, with warnings
 
-Each distinct completion is scored once, in shards over all workers. All values are float64, rewards in raw units,
+Each distinct completion is scored once, in shards of about as many tokens over all workers, and in parts that stay when
+a worker is lost. All values are float64, rewards in raw units,
 higher is better. A reward that stands in columns of the data is not known on pairs of other sources: NaN there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +27,83 @@ from numpy.typing import NDArray
 from modpo.artifacts import check_coverage, digest_of, read_json, write_json, writing
 from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
+from modpo.core.packing import balanced_shares
 from modpo.data.pair_table import write_margin_rewards, write_pair_table
 from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
 from modpo.models import load_model
-from modpo.rewards.base import Completion
+from modpo.rewards.base import Completion, CompletionKey
 from modpo.rewards.meaning import JudgedPairs, meaning_of
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
-from modpo.scoring import ResponseModel, completion_logps
+from modpo.scoring import ResponseModel, completion_logps, grown, row_budget
 from modpo.training.batches import LOGPS_COLUMNS, reward_columns
+
+# What a lost worker loses at most: seconds on a GPU with a model of some billions of weights.
+PART_COMPLETIONS = 4096
+
+Columns = dict[str, NDArray[np.float64]]
+Scoring = Callable[[Sequence[Completion]], Columns]
+"""Columns of some completions: the reference's log-probabilities, or the rewards of every objective."""
 
 
 def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.device) -> int:
-    """Scores this rank's part of a shard and writes it into `work.output`; returns the number of completions."""
+    """Scores this rank's share of a shard into `work.output`, part by part; returns how many completions it scored.
+
+    What an earlier attempt has left there is not scored again, whatever shards that attempt had.
+    """
     index, count = work.shard
-    pairs = read_pairs(Path(work.inputs.training_pairs))
-    completions = distinct_completions(pairs)[index * world_size + rank :: count * world_size]
+    pairs, parts = read_pairs(Path(work.inputs.training_pairs)), Path(work.output)
+    share = shares(distinct_completions(pairs), work, count * world_size)[index * world_size + rank]
+    present = _scored_keys(parts)
+    missing = [completion for completion in share if _key(completion) not in present]
+    if not missing:
+        return 0
+    score = _scoring(work, pairs, device)
+    for start in range(0, len(missing), PART_COMPLETIONS):
+        part = missing[start : start + PART_COMPLETIONS]
+        rows = {"key": [_key(c) for c in part], **score(part)}
+        with writing(parts / f"part-{digest_of(rows['key'])}", {"kind": work.kind, "shard": [index, count]}) as aside:
+            pyarrow.parquet.write_table(pyarrow.table(rows), aside / "part.parquet")
+    return len(missing)
+
+
+def shares(completions: Sequence[Completion], work: Work, num_shares: int) -> list[list[Completion]]:
+    """Who scores what: about as many tokens for each, and the responses to one prompt together.
+
+    The same on every rank, which finds its own share alone.
+    """
+    prompts, responses = [c.prompt_ids for c in completions], [c.response_ids for c in completions]
+    trees = grown(prompts, responses, row_budget(prompts, responses, work.config.evaluation.batch_size))
+    return [
+        [completions[number] for tree in sorted(share) for numbers in trees[tree][1] for number in numbers]
+        for share in balanced_shares([tree.num_tokens for tree, _ in trees], num_shares)
+    ]
+
+
+def _scored_keys(parts: Path) -> set[str]:
+    """Completions whose values stand in parts that were committed."""
+    tables = (pyarrow.parquet.read_table(path, columns=["key"]) for path in parts.glob("part-*/part.parquet"))
+    return {key for table in tables for key in table["key"].to_pylist()}
+
+
+def _scoring(work: Work, pairs: Sequence[TokenisedPair], device: torch.device) -> Scoring:
+    """What gives the columns of some completions; models are loaded here, once for all parts."""
+    base = load_model(work.config.model, path=work.inputs.start_model).to(device)
     if work.kind == "reference":
-        columns = {"reference": _reference_logps(work, completions, device)}
-    else:
-        columns = _rewards(work, completions, _stored_logps(work, pairs, completions), device)
-    rows = {"key": [_key(c) for c in completions], **columns}
-    folder = Path(work.output) / f"part-{index * world_size + rank:05d}"
-    with writing(folder, {"kind": work.kind, "shard": [index, count], "rank": rank}) as aside:
-        pyarrow.parquet.write_table(pyarrow.table(rows), aside / "part.parquet")
-    return len(completions)
+        model = ResponseModel(base, longest=work.config.longest_sequence)
+        return lambda completions: {"reference": _reference_logps(work, model, completions)}
+    stored = _stored_logps(work, pairs)
+    scorers = {
+        objective.name: build_scorer(work.config, objective, work.inputs, base=base)
+        for objective in work.config.objectives
+        if not isinstance(objective.reward, ColumnsReward)
+    }
+
+    def rewards(completions: Sequence[Completion]) -> Columns:
+        logps = np.array([stored[completion.key] for completion in completions])
+        return {name: scorer.score(completions, reference_logps=logps) for name, scorer in scorers.items()}
+
+    return rewards
 
 
 def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) -> int:
@@ -147,37 +200,22 @@ def distinct_completions(pairs: Iterable[TokenisedPair]) -> list[Completion]:
     return list({c.key: c for pair in pairs for c in pair_completions(pair)}.values())
 
 
-def _reference_logps(work: Work, completions: Sequence[Completion], device: torch.device) -> NDArray[np.float64]:
-    model = load_model(work.config.model, path=work.inputs.start_model).to(device)
+def _reference_logps(work: Work, model: ResponseModel, completions: Sequence[Completion]) -> NDArray[np.float64]:
     return completion_logps(
-        ResponseModel(model, longest=work.config.longest_sequence),
+        model,
         [c.prompt_ids for c in completions],
         [c.response_ids for c in completions],
         batch_size=work.config.evaluation.batch_size,
     )
 
 
-def _stored_logps(work: Work, pairs: Sequence[TokenisedPair], completions: Sequence[Completion]) -> NDArray[np.float64]:
-    """Reference log-probabilities of completions from the reference table: no model is asked twice."""
+def _stored_logps(work: Work, pairs: Sequence[TokenisedPair]) -> dict[CompletionKey, float]:
+    """Reference log-probability of every completion, from the reference table: no model is asked twice."""
     stored = read_columns(Path(work.inputs.reference), [pair.pair_id for pair in pairs], LOGPS_COLUMNS)
-    by_key = {
-        completion.key: stored[column][row]
+    return {
+        completion.key: float(stored[column][row])
         for row, pair in enumerate(pairs)
         for column, completion in zip(LOGPS_COLUMNS, pair_completions(pair), strict=True)
-    }
-    return np.array([by_key[completion.key] for completion in completions])
-
-
-def _rewards(
-    work: Work, completions: Sequence[Completion], reference_logps: NDArray[np.float64], device: torch.device
-) -> dict[str, NDArray[np.float64]]:
-    base = load_model(work.config.model, path=work.inputs.start_model).to(device)
-    return {
-        objective.name: build_scorer(work.config, objective, work.inputs, base=base).score(
-            completions, reference_logps=reference_logps
-        )
-        for objective in work.config.objectives
-        if not isinstance(objective.reward, ColumnsReward)
     }
 
 

@@ -119,12 +119,11 @@ def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> No
 def _perform_shards(state: RunState, kind: Literal["label", "reference", "rewards"], output: Path) -> Work:
     """Fills a folder with one part a rank; returns the first piece of work, which names it."""
     count = state.session.num_slots
-    # Parts of another layout would leave rows out or have them twice.
-    parts = f"{output.name}-of-{count}x{state.config.resources.num_workers}"
+    layout = f"{output.name}-of-{count}x{state.config.resources.num_workers}"
+    # Labels of another layout would leave rows out or have them twice. An annotation knows what it has.
+    parts = state.run_dir / "work" / (layout if kind == "label" else output.name)
     works = [
-        state.work(kind, f"{parts}-{index}").model_copy(
-            update={"output": str(state.run_dir / "work" / parts), "shard": (index, count)}
-        )
+        state.work(kind, f"{layout}-{index}").model_copy(update={"output": str(parts), "shard": (index, count)})
         for index in range(count)
     ]
     state.session.perform_all(works)

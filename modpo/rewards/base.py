@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from modpo.errors import InputError, Problem
 
+CompletionKey = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -27,7 +29,7 @@ class Completion:
     response_ids: tuple[int, ...]
 
     @property
-    def key(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def key(self) -> CompletionKey:
         """Equal for completions that every scorer scores alike."""
         return self.prompt_ids, self.response_ids
 

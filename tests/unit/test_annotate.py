@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,25 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from modpo.annotate import annotate_shard, distinct_completions, merge_shards, pair_completions
+from modpo import annotate
+from modpo.annotate import annotate_shard, distinct_completions, merge_shards, pair_completions, shares
 from modpo.artifacts import is_valid
 from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs, Work
+from modpo.config.tree import LoraConfig
+from modpo.core.trees import TreeBatch
 from modpo.data.demo.rewards import brief, vivid
 from modpo.data.loading import load_data
 from modpo.data.pair_table import open_margin_rewards, open_pair_table
 from modpo.data.prepare import write_prepared
 from modpo.data.prepared import read_pairs
 from modpo.errors import InternalError
-from modpo.models import load_model
+from modpo.models import attach_adapter, load_model, save_trained
+from modpo.rewards.base import Completion
 from modpo.scoring import ResponseModel, completion_logps
+from tests.counting import counted_responses, num_responses
 from tests.sweeps import world_sweep
 
 CPU = torch.device("cpu")
@@ -144,6 +151,157 @@ def test_a_completion_is_scored_once_however_often_it_appears(prepared: Path) ->
     keys = [completion.key for completion in distinct]
     assert len(keys) == len(set(keys)) < 2 * len(pairs)
     assert set(keys) == {completion.key for pair in pairs for completion in pair_completions(pair)}
+
+
+class TestScoredOnce:
+    """Counted where models are called: over all shards, attempts and objectives, each model sees each text once."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def adapters(cls, config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+        """A trained adapter for each objective."""
+        folder, written = tmp_path_factory.mktemp("adapters"), {}
+        for seed, name in enumerate(config.objective_names):
+            policy = attach_adapter(load_model(config.model), LoraConfig(r=2), seed=seed)
+            generator = torch.Generator().manual_seed(seed)
+            trained = {key: p for key, p in policy.named_parameters() if p.requires_grad}
+            for parameter in trained.values():
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+            save_trained(policy, folder / name, {key: p.detach() for key, p in trained.items()})
+            written[name] = folder / name
+        return written
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def implicit(cls, config: SweepConfig, adapters: dict[str, Path]) -> SweepConfig:
+        """Both objectives over the same texts, each with the implicit reward of its adapter."""
+        raw = config.model_dump(mode="json")
+        for objective in raw["objectives"]:
+            adapter = str(adapters[objective["name"]])
+            objective["reward"] = {"type": "implicit", "adapter": adapter, "adapter_beta": 0.5}
+            objective["pairs"] = raw["objectives"][0]["pairs"]
+        return SweepConfig.model_validate(raw)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def doubled(cls, implicit: SweepConfig, demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
+        folder = tmp_path_factory.mktemp("doubled") / "prepared"
+        write_prepared(folder, implicit, load_data(implicit), model_path=str(demo_world / "model"))
+        return StageInputs(prepared=str(folder), start_model=str(demo_world / "model"))
+
+    def test_two_objectives_over_the_same_texts(
+        self, implicit: SweepConfig, doubled: StageInputs, tmp_path: Path
+    ) -> None:
+        """Every pair stands there twice; the start model and both adapters see its texts once each."""
+        pairs, seen = read_pairs(Path(doubled.prepared)), list[TreeBatch]()
+        texts = {completion.key for pair in pairs for completion in pair_completions(pair)}
+        assert len(texts) <= len(pairs), "each text of one objective is also one of the other"
+        with counted_responses(seen):
+            reference = annotated(tmp_path, implicit, doubled, "reference", shards=2)
+            assert num_responses(seen) == len(texts)
+            seen.clear()
+            scored = doubled.model_copy(update={"reference": str(reference)})
+            annotated(tmp_path, implicit, scored, "rewards", shards=2)
+        assert num_responses(seen) == 2 * len(texts)
+
+    def test_a_response_of_several_pairs(
+        self, prepared: Path, config: SweepConfig, inputs: StageInputs, tmp_path: Path
+    ):
+        pairs, seen = read_pairs(prepared), list[TreeBatch]()
+        shared = Counter(completion.key for pair in pairs for completion in pair_completions(pair))
+        assert max(shared.values()) > 1, "no response of this world is in two pairs"
+        with counted_responses(seen):
+            annotated(tmp_path, config, inputs, "reference")
+        assert num_responses(seen) == len(shared)
+
+    def test_a_second_start_scores_the_missing_shard_only(
+        self, config: SweepConfig, inputs: StageInputs, reference: Path, tmp_path: Path
+    ) -> None:
+        """One shard of two was done when the run was killed."""
+        parts, seen = tmp_path / "parts", list[TreeBatch]()
+        one, two = (work(config, inputs, "reference", parts, (shard, 2)) for shard in range(2))
+        first = annotate_shard(one, rank=0, world_size=1, device=CPU)
+        with counted_responses(seen):
+            again = [annotate_shard(each, rank=0, world_size=1, device=CPU) for each in (one, two)]
+        total = len(distinct_completions(read_pairs(Path(inputs.prepared))))
+        assert again == [0, total - first] and 0 < first < total
+        assert num_responses(seen) == total - first
+        merge_shards(two, output=tmp_path / "table", description={})
+        stored = columns(tmp_path / "table")
+        for name in ("reference_chosen_logps", "reference_rejected_logps"):
+            assert stored[name] == pytest.approx(columns(reference)[name], abs=1e-4)
+
+    @pytest.mark.parametrize("layout", [(1, 1), (3, 1), (2, 2)])
+    def test_another_cluster_goes_on_with_what_is_there(
+        self, config: SweepConfig, inputs: StageInputs, tmp_path: Path, layout: tuple[int, int]
+    ) -> None:
+        """The first start had two slots of one worker; the second has other slots or workers."""
+        parts, (shards, ranks) = tmp_path / "parts", layout
+        first = annotate_shard(work(config, inputs, "reference", parts, (0, 2)), rank=0, world_size=1, device=CPU)
+        second = sum(
+            annotate_shard(
+                work(config, inputs, "reference", parts, (shard, shards)), rank=rank, world_size=ranks, device=CPU
+            )
+            for shard in range(shards)
+            for rank in range(ranks)
+        )
+        assert first + second == len(distinct_completions(read_pairs(Path(inputs.prepared))))
+        assert merge_shards(work(config, inputs, "reference", parts), output=tmp_path / "table", description={}) == len(
+            read_pairs(Path(inputs.prepared))
+        )
+
+    def test_a_worker_lost_in_a_shard_loses_one_part(
+        self, config: SweepConfig, inputs: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Parts of 20 completions; the process ends in the third."""
+        monkeypatch.setattr(annotate, "PART_COMPLETIONS", 20)
+        whole, seen = work(config, inputs, "reference", tmp_path / "parts"), list[TreeBatch]()
+
+        def end_in_third_part(module: torch.nn.Module, _: object) -> None:
+            if isinstance(module, ResponseModel) and num_responses(seen) >= 40:
+                raise KeyboardInterrupt
+
+        ending = register_module_forward_pre_hook(end_in_third_part)
+        with counted_responses(seen), pytest.raises(KeyboardInterrupt):
+            annotate_shard(whole, rank=0, world_size=1, device=CPU)
+        ending.remove()
+        assert num_responses(seen) == 40
+        total = len(distinct_completions(read_pairs(Path(inputs.prepared))))
+        assert annotate_shard(whole, rank=0, world_size=1, device=CPU) == total - 40
+        assert annotate_shard(whole, rank=0, world_size=1, device=CPU) == 0
+
+
+class TestShares:
+    def completions(self) -> list[Completion]:
+        """60 prompts of 1 to 40 tokens with two responses each; every fourth response is long."""
+        return [
+            Completion("", "", tuple(range(1, 2 + number % 40)), (number + 100, *[side] * (1 + 90 * (number % 4 == 0))))
+            for number in range(60)
+            for side in (1, 2)
+        ]
+
+    @pytest.mark.parametrize("num_shares", [1, 2, 4])
+    def test_have_about_as_many_tokens_and_everything_once(self, config: SweepConfig, num_shares: int) -> None:
+        completions = self.completions()
+        found = shares(
+            completions, work(config, StageInputs(prepared="", start_model=""), "reference", Path()), num_shares
+        )
+        assert sorted(c.key for share in found for c in share) == sorted(c.key for c in completions)
+        # A prompt stands once for all its responses.
+        prompts = [{c.prompt_ids for c in share} for share in found]
+        tokens = [
+            sum(map(len, roots)) + sum(len(c.response_ids) for c in share)
+            for roots, share in zip(prompts, found, strict=True)
+        ]
+        assert max(tokens) / (sum(tokens) / len(tokens)) <= 1.05
+
+    def test_responses_to_one_prompt_stay_together(self, config: SweepConfig) -> None:
+        found = shares(
+            self.completions(), work(config, StageInputs(prepared="", start_model=""), "reference", Path()), 4
+        )
+        prompts = [{c.prompt_ids for c in share} for share in found]
+        together = Counter(prompt for share in prompts for prompt in share)
+        assert set(together.values()) == {1}
 
 
 def test_a_lost_share_is_not_passed_over(config: SweepConfig, inputs: StageInputs, tmp_path: Path) -> None:
