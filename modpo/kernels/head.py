@@ -106,11 +106,6 @@ class ResponseHead(torch.nn.Module):
         """(R,) float64 nats, as `token_logps` gives them."""
         return token_logps(hidden_RH, self.weight, targets_R, bias_V=self.bias, scale=self.scale)
 
-    def logits(self, hidden_CH: Tensor) -> Tensor:
-        """(C, V) in the weight's dtype: for a few positions at a time, where whole distributions are asked for."""
-        logits_CV = torch.nn.functional.linear(hidden_CH.to(self.weight.dtype), self.weight, self.bias)
-        return logits_CV if self.scale == 1 else logits_CV * self.scale
-
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: a tensor under two names is written twice, and safetensors refuses it."""
 

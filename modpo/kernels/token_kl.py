@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modpo.kernels.head import CHUNK_BYTES, MIN_CHUNK, ResponseHead
 
-# Of the size of a chunk's logits in float64: those of both models, and what their normalisation works with.
-TENSORS_OF_CHUNK = 4
+# Of the size of a chunk's logits in float64: for each model the logits as they are made, exact, and their exponentials.
+TENSORS_OF_CHUNK = 6
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,45 @@ def token_kl(
     Raises:
         ValueError: the models have different vocabularies.
     """
-    sizes = len(policy_head.weight), len(reference_head.weight)
-    if sizes[0] != sizes[1]:
-        raise ValueError(f"a KL needs one vocabulary, got {sizes[0]} and {sizes[1]} tokens")
-    chunk = chunk_size or max(CHUNK_BYTES // (TENSORS_OF_CHUNK * max(sizes[0], 1) * 8), MIN_CHUNK)
-    parts = [
-        _chunk(policy_head.logits(policy_CH), reference_head.logits(reference_CH), targets_C)
-        for policy_CH, reference_CH, targets_C in zip(
-            *(torch.split(tensor, chunk) for tensor in (policy_RH, reference_RH, targets_R)), strict=True
+    vocabulary = len(policy_head.weight)
+    if len(reference_head.weight) != vocabulary:
+        raise ValueError(f"a KL needs one vocabulary, got {vocabulary} and {len(reference_head.weight)} tokens")
+    chunk = chunk_size or max(CHUNK_BYTES // (TENSORS_OF_CHUNK * max(vocabulary, 1) * 8), MIN_CHUNK)
+    found = TokenKL(*(torch.empty(targets_R.shape, dtype=torch.float64, device=targets_R.device) for _ in range(3)))
+    policy, reference = (_Room(head, min(chunk, len(targets_R))) for head in (policy_head, reference_head))
+    for start in range(0, len(targets_R), chunk):
+        rows = slice(start, start + chunk)
+        policy_CV = policy.log_softmax(policy_RH[rows])
+        reference_CV = reference.log_softmax(reference_RH[rows])
+        targets_C1 = targets_R[rows].unsqueeze(-1)
+        found.policy_logps[rows] = policy_CV.gather(-1, targets_C1).squeeze(-1)
+        found.reference_logps[rows] = reference_CV.gather(-1, targets_C1).squeeze(-1)
+        gap_CV = torch.sub(policy_CV, reference_CV, out=reference_CV)
+        found.exact[rows] = policy_CV.exp_().mul_(gap_CV).sum(-1)
+    return found
+
+
+class _Room:
+    """Tensors for a chunk of one model's logits, overwritten by the next: new ones would leave holes in the heap."""
+
+    def __init__(self, head: ResponseHead, positions: int) -> None:
+        self._head = head
+        self._made_CV, self._exact_CV, self._exponentials_CV = (
+            torch.empty((positions, len(head.weight)), dtype=dtype, device=head.weight.device)
+            for dtype in (head.weight.dtype, torch.float64, torch.float64)
         )
-    ]
-    return TokenKL(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-
-def _chunk(policy_CV: Tensor, reference_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    targets_C1 = targets_C.unsqueeze(-1)
-    policy_CV, reference_CV = _log_softmax(policy_CV), _log_softmax(reference_CV)
-    logps = [scores_CV.gather(-1, targets_C1).squeeze(-1) for scores_CV in (policy_CV, reference_CV)]
-    gap_CV = torch.sub(policy_CV, reference_CV, out=reference_CV)
-    return logps[0], logps[1], policy_CV.exp_().mul_(gap_CV).sum(-1)
-
-
-def _log_softmax(logits_CV: Tensor) -> Tensor:
-    """Normalised in float64, in place where the logits are float64 already."""
-    exact_CV = logits_CV.double()
-    return exact_CV.sub_(exact_CV.logsumexp(-1, keepdim=True))
+    def log_softmax(self, hidden_CH: Tensor) -> Tensor:
+        """(C, V) float64: a view into this room."""
+        head, count = self._head, len(hidden_CH)
+        hidden_CH, made_CV = hidden_CH.to(head.weight.dtype), self._made_CV[:count]
+        if head.bias is None:
+            torch.mm(hidden_CH, head.weight.t(), out=made_CV)
+        else:
+            torch.addmm(head.bias, hidden_CH, head.weight.t(), out=made_CV)
+        exact_CV = self._exact_CV[:count].copy_(made_CV)
+        if head.scale != 1:
+            exact_CV.mul_(head.scale)
+        top_C1 = exact_CV.amax(-1, keepdim=True)
+        exponentials_CV = torch.sub(exact_CV, top_C1, out=self._exponentials_CV[:count]).exp_()
+        return exact_CV.sub_(top_C1 + exponentials_CV.sum(-1, keepdim=True).log())
