@@ -14,7 +14,7 @@ from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.resources import HELPER_GIB_PER_TRIAL
 
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "peft", "datasets", "moocore")
-OPTIONAL_PACKAGES = ("wandb", "mlflow", "trl")
+OPTIONAL_PACKAGES = ("bitsandbytes", "wandb", "mlflow", "trl")
 LOW_DISK_GIB = 10
 
 

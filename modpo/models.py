@@ -14,13 +14,14 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from modpo.config.quantised import not_installed
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
 from modpo.data.tokenize import load_tokenizer
-from modpo.errors import InputError, Problem
+from modpo.errors import InputError, Problem, SetupError
 from modpo.kernels.tree_attention import checkpoint_context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,8 +33,11 @@ Tokens = Sequence[int]
 def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedModel:
     """The start model (or another of its kind at `path`), frozen weights in the config's dtype, in eval mode.
 
+    A model in 4 bits is made from files in any precision, on this process's own GPU where there is one.
+
     Raises:
         InputError: it cannot be loaded as a causal language model.
+        SetupError: it is to be in 4 bits, and the package for that is not installed.
     """
     name = path or config.name_or_path
     try:
@@ -45,10 +49,31 @@ def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedMod
             config=model_config,
             dtype=DTYPES[config.dtype],
             attn_implementation=config.attn_implementation,
+            quantization_config=quantisation(config),
         )
     except (OSError, ValueError) as error:
         raise InputError(_not_loadable(str(error))) from error
+    except ImportError as error:
+        if config.load_in_4bit:
+            raise SetupError(not_installed()) from error
+        raise
     return model.eval()
+
+
+def quantisation(config: ModelConfig) -> BitsAndBytesConfig | None:
+    """How the frozen weights are stored, for transformers; None for weights in their own precision.
+
+    PEFT's `prepare_model_for_kbit_training` is not called: it would make float32 of the embeddings, the output
+    embeddings and the norms, and have a gradient computed below the first layer. An adapter freezes the rest by itself.
+    """
+    if not config.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[config.dtype],
+    )
 
 
 def check_loadable(config: ModelConfig) -> None:

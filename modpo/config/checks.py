@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from modpo.config.disk import check_disk
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.points import training_sources, weight_vectors
+from modpo.config.quantised import check_quantised
 from modpo.config.rewards import ClassifierSettings, ColumnsReward, ImplicitReward, TrainedReward
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, check_weights
@@ -34,6 +35,7 @@ def check_tree(config: SweepConfig) -> list[Problem]:
         *_check_label(config),
         *_check_data(config),
         *_check_training(config),
+        *check_quantised(config),
     ]
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from modpo.config.quantised import partitioned
 from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
 from modpo.config.sources import SourceConfig
 from modpo.config.tree import SweepConfig
@@ -160,9 +161,13 @@ def _module_source(module: str) -> str | None:
     return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
 
 
-def _check_deepspeed_file(path: str, where: str) -> Iterator[Problem]:
+def _check_deepspeed_file(path: str, where: str, *, load_in_4bit: bool) -> Iterator[Problem]:
     try:
-        if isinstance(json.loads(Path(path).read_text(encoding="utf-8")), dict):
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        if isinstance(settings, dict):
+            zero = settings.get("zero_optimization")
+            if load_in_4bit and isinstance(zero, dict) and zero.get("stage") == 3:
+                yield partitioned(where)
             return
         reason = "not a JSON object"
     except (OSError, ValueError) as error:
@@ -180,7 +185,11 @@ def _check_deepspeed_file(path: str, where: str) -> Iterator[Problem]:
 def _check_deepspeed_files(config: SweepConfig) -> Iterator[Problem]:
     for section, part in (("training", config.training), ("sft", config.sft)):
         if part is not None and part.deepspeed.config_file is not None:
-            yield from _check_deepspeed_file(part.deepspeed.config_file, f"{section}.deepspeed.config_file")
+            yield from _check_deepspeed_file(
+                part.deepspeed.config_file,
+                f"{section}.deepspeed.config_file",
+                load_in_4bit=config.model.load_in_4bit,
+            )
 
 
 def _check_trackers(config: SweepConfig) -> Iterator[Problem]:

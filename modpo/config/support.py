@@ -7,7 +7,7 @@ what `modpo validate` says.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any, get_args
 
@@ -35,6 +35,19 @@ REWARDS: dict[str, dict[str, Any] | None] = {
     "trained, regression": {"type": "trained", "loss": "regression", "data": {"path": "scores.jsonl"}},
 }
 LOSSES: tuple[str, ...] = get_args(LossType)
+MODELS: dict[str, dict[str, Any]] = {
+    "adapter": {},
+    "adapter on 4 bits": {"load_in_4bit": True},
+    "all weights": {"lora": None},
+    "all weights in 4 bits": {"lora": None, "load_in_4bit": True},
+}
+TRAININGS: dict[str, dict[str, Any]] = {
+    **{f"ZeRO {stage}": {"training": {"deepspeed": {"stage": stage}}} for stage in (0, 1, 2, 3)},
+    "early stopping": {"training": {"early_stopping": {}}},
+    "early stopping, ZeRO 3": {"training": {"early_stopping": {}, "deepspeed": {"stage": 3}}},
+    "sft of all weights": {"sft": {}},
+    "sft of an adapter": {"sft": {"lora": {}}},
+}
 BESIDE_ONE = {"scored responses": "score", "ranked responses": "scores"}
 
 HEAD = """\
@@ -44,6 +57,12 @@ HEAD = """\
 
 Every form of data, kind of reward and loss, as `modpo validate` judges a sweep of two objectives that both have them.
 Objectives of one sweep need not be alike: each has its own data and its own reward.
+"""
+ENGINE = """\
+## Models and engines
+
+Models in 4 bits also need workers with a GPU (MS-403) and the package bitsandbytes (MS-404): `modpo validate` looks for
+both on this machine.
 """
 
 
@@ -70,13 +89,30 @@ def judge(form: str, reward: str, loss_type: str) -> list[Problem]:
     return check_tree(parse_config(combination(form, reward, loss_type)))
 
 
+def judge_training(model: str, training: str) -> list[Problem]:
+    """Why a kind of trained model is refused under this engine or with this stage; empty where it is not."""
+    sweep = combination("pairs", "function", "sigmoid")
+    sweep["model"] |= MODELS[model]
+    return check_tree(parse_config(sweep | TRAININGS[training]))
+
+
 def support_page() -> str:
-    """The tables as Markdown: data by reward, then what else a loss refuses, then the reasons."""
+    """The tables as Markdown, each with its reasons: data by reward, and trained models by engine."""
     refused = {key: problems for key in product(FORMS, REWARDS, LOSSES) if (problems := judge(*key))}
-    return "\n".join((HEAD, *_data_table(refused), "", *_reasons(refused), ""))
+    trained = {key: problems for key in product(MODELS, TRAININGS) if (problems := judge_training(*key))}
+    data = (*_data_table(refused), "", *_reasons(refused.values()))
+    return "\n".join((HEAD, *data, "", ENGINE, *_training_table(), "", *_reasons(trained.values()), ""))
 
 
 Refused = dict[tuple[str, str, str], list[Problem]]
+
+
+def _training_table() -> Iterator[str]:
+    yield f"| what is trained | {' | '.join(TRAININGS)} |"
+    yield f"| --- |{' --- |' * len(TRAININGS)}"
+    for model in MODELS:
+        refused = [judge_training(model, training) for training in TRAININGS]
+        yield f"| {model} | {' | '.join(f'no: {found[0].code}' if found else 'yes' for found in refused)} |"
 
 
 def _data_table(refused: Refused) -> Iterator[str]:
@@ -94,9 +130,9 @@ def _cell(form: str, reward: str, refused: Refused) -> str:
     return "all losses" if len(possible) == len(LOSSES) else ", ".join(possible)
 
 
-def _reasons(refused: Refused) -> Iterator[str]:
+def _reasons(refused: Iterable[list[Problem]]) -> Iterator[str]:
     shown: dict[str, Problem] = {}
-    for problems in refused.values():
+    for problems in refused:
         shown.setdefault(problems[0].code, problems[0])
     for code, problem in sorted(shown.items()):
         yield f"- **{code}**: {problem.what.replace(chr(39) + 'first' + chr(39), 'it')}. Wanted: {problem.wanted}."

@@ -42,6 +42,9 @@ class ModelConfig(Frozen):
     """Precision of the frozen weights and of the forward pass; trained weights keep a float32 master."""
     attn_implementation: str | None = None
     """Attention kernel of transformers; its own default if left out."""
+    load_in_4bit: bool = False
+    """Keep the frozen weights in 4 bits (QLoRA: NF4, double quantisation), multiplied in `dtype`; needs `lora`, GPUs
+    and the extra `modpo[quantization]`."""
     lora: LoraConfig | None = LoraConfig()
     """Adapter settings; `null` trains all weights."""
 

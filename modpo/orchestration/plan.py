@@ -72,7 +72,7 @@ def identity_digest(config: SweepConfig) -> str:
 
 def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     """All trials of a checked config."""
-    model = [inputs.model, config.model.dtype, config.model.attn_implementation]
+    model = [inputs.model, config.model.dtype, config.model.attn_implementation, config.model.load_in_4bit]
     sft = config.sft.model_dump(mode="json") if config.sft else None
     prepared = prepared_digest(config, inputs)
     start_model = digest_of([prepared, model, sft]) if sft else digest_of([model])

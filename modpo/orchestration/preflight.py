@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from modpo.config import SweepConfig, read_config
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.config.points import training_sources, weight_vectors
+from modpo.config.quantised import PACKAGE, not_installed
 from modpo.config.rewards import ModelReward, TrainedReward
 from modpo.core.weights import auto_primary
 from modpo.data.labels import LabelFacts, label_facts, warn_of_labels
@@ -19,7 +21,7 @@ from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
 from modpo.orchestration.inputs import column_rewards, resolve_paths
 from modpo.orchestration.machine import local_nodes
-from modpo.orchestration.resources import plan_resources
+from modpo.orchestration.resources import check_workers, plan_resources
 
 # Problems whose cause is a path that data loading would only stumble over again.
 MISSING_SOURCE_CODES = frozenset({"MS-142", "MS-143"})
@@ -123,15 +125,16 @@ def _check_storage(config: SweepConfig) -> Iterator[Problem]:
         )
 
 
-def _check_machine(config: SweepConfig) -> tuple[Problem, ...]:
+def _check_machine(config: SweepConfig) -> Iterator[Problem]:
     """Whether one trial fits this machine; a cluster is asked when it is connected to."""
     if os.environ.get("RAY_ADDRESS"):
-        return ()
+        return
     try:
-        plan_resources(config.resources, local_nodes(), num_trials=1)
+        check_workers(config.model, plan_resources(config.resources, local_nodes(), num_trials=1))
     except SetupError as error:
-        return error.problems
-    return ()
+        yield from error.problems
+    if config.model.load_in_4bit and importlib.util.find_spec(PACKAGE) is None:
+        yield not_installed()
 
 
 def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:

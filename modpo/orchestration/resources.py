@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modpo.config.tree import ResourcesConfig
+from modpo.config.quantised import no_gpu
+from modpo.config.tree import ModelConfig, ResourcesConfig
 from modpo.errors import Problem, SetupError
 
 # What one running trial keeps beside its workers, on the node of its driver: controller, queue, cleaner and so on.
@@ -69,6 +70,16 @@ def plan_resources(config: ResourcesConfig, nodes: tuple[NodeShape, ...], *, num
         slots = max(1, min(slots, int(drivers)))
     driver = {DRIVER_RESOURCE: SLOT_SHARE} if drivers else {"CPU": 0.01}
     return ResourcePlan(slots, config.num_workers, worker, driver, round(slots * HELPER_GIB_PER_TRIAL, 1))
+
+
+def check_workers(model: ModelConfig, plan: ResourcePlan) -> None:
+    """Whether the workers of a trial can train this model.
+
+    Raises:
+        SetupError: it is in 4 bits, and they have no GPU.
+    """
+    if model.load_in_4bit and not plan.gpus_per_worker:
+        raise SetupError(no_gpu())
 
 
 def _workers_on(cpus: float, gpus: float, config: ResourcesConfig, gpus_per_worker: float) -> int:

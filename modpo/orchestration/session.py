@@ -18,7 +18,7 @@ from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.errors import Problem, TrialError
 from modpo.orchestration.cluster import connected, node_shapes, start_desk
-from modpo.orchestration.resources import plan_resources
+from modpo.orchestration.resources import check_workers, plan_resources
 from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,13 @@ class Session:
         """How slots are opened; connects on first use and opens all slots, so that their start-ups overlap.
 
         Raises:
-            SetupError: the cluster does not answer, or not even one trial fits it.
+            SetupError: the cluster does not answer, not even one trial fits it, or its workers cannot train the model.
         """
         if self._settings is None:
             started = time.monotonic()
             self._stack.enter_context(connected())
             resources = plan_resources(self._config.resources, node_shapes(), num_trials=self._num_trials)
+            check_workers(self._config.model, resources)
             desk = f"desk-{uuid.uuid4().hex[:12]}"
             self._desk = start_desk(desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures)
             self._settings = SlotSettings(desk, str(self._run_dir / "train"), resources)

@@ -70,13 +70,18 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
 
 
 def _save_start_model(config: SweepConfig, module: torch.nn.Module, folder: Path, parameters: Parameters) -> None:
-    """A full model either way: an adapter is merged, so that trials put theirs on a plain base."""
+    """A full model either way: an adapter is merged, so that trials put theirs on a plain base.
+
+    Of a model in 4 bits too: the adapter goes into the weights as they are on disk, and every later stage makes 4 bits
+    of the sum.
+    """
     assert config.sft is not None
     if config.sft.lora is None:
         save_trained(module, folder, parameters)
         return
     # On a fresh model: under ZeRO 3 the trained one has its weights spread over the ranks.
-    policy = attach_adapter(load_model(config.model), config.sft.lora, seed=config.seed)
+    plain = config.model.model_copy(update={"load_in_4bit": False})
+    policy = attach_adapter(load_model(plain), config.sft.lora, seed=config.seed)
     for name, parameter in policy.named_parameters():
         if name in parameters:
             parameter.data.copy_(parameters[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import math
 import shutil
 from pathlib import Path
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel, T5Config
 
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
-from modpo.errors import InputError
+from modpo.errors import InputError, SetupError
 from modpo.models import (
     attach_adapter,
     check_loadable,
@@ -21,6 +23,7 @@ from modpo.models import (
     load_model,
     make_sequences,
     plain_model,
+    quantisation,
     save_trained,
     sequence_logps,
     trained_model,
@@ -120,6 +123,30 @@ class TestLoading:
             next(first.parameters()).zero_()
         assert next(second.parameters()).abs().sum() > 0
         assert first.config is not second.config
+
+    def test_how_4_bits_are_made_is_what_the_page_says(self, repository: Path) -> None:
+        """The call on the page, argument by argument; transformers' defaults for all else."""
+        page = (repository / "docs" / "concepts.md").read_text(encoding="utf-8")
+        (call,) = [
+            node
+            for node in ast.walk(ast.parse(page.split("```python\n")[1].split("```")[0]))
+            if isinstance(node, ast.Call)
+        ]
+        shown = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        made = quantisation(ModelConfig(name_or_path="org/model", load_in_4bit=True))
+        assert made is not None
+        assert {name: repr(getattr(made, str(name))) for name in shown} == shown
+        assert made.to_diff_dict().keys() <= {*shown, "quant_method", "_load_in_4bit"}
+        in_float32 = quantisation(ModelConfig(name_or_path="org/model", dtype="float32", load_in_4bit=True))
+        assert in_float32 is not None and in_float32.bnb_4bit_compute_dtype == torch.float32
+        assert quantisation(ModelConfig(name_or_path="org/model")) is None
+
+    @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+    def test_4_bits_without_the_package(self, demo_world: Path) -> None:
+        config = model_config(demo_world).model_copy(update={"load_in_4bit": True})
+        with pytest.raises(SetupError) as caught:
+            load_model(config)
+        assert [problem.code for problem in caught.value.problems] == ["MS-404"]
 
     def test_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:

@@ -110,10 +110,11 @@ def test_edited_reward_code_misses_mixed_points_but_not_plain_dpo() -> None:
         {"training": {"learning_rate": 1e-3}},
         {"model": {"name_or_path": "org/model", "lora": {"r": 4}}},
         {"model": {"name_or_path": "org/model", "dtype": "float32"}},
+        {"model": {"name_or_path": "org/model", "load_in_4bit": True}},
         {"data": {"max_length": 99}},
         {"seed": 1},
     ],
-    ids=["learning rate", "lora", "dtype", "max_length", "seed"],
+    ids=["learning rate", "lora", "dtype", "4 bits", "max_length", "seed"],
 )
 def test_every_setting_that_changes_training_changes_every_trial_and_the_runs_identity(change: dict[str, Any]) -> None:
     before, after = config(), config(**change)
@@ -121,6 +122,18 @@ def test_every_setting_that_changes_training_changes_every_trial_and_the_runs_id
         t.trial_id for t in plan_sweep(after, INPUTS).trials
     }
     assert identity_digest(before) != identity_digest(after)
+
+
+@pytest.mark.parametrize("sft", [None, {"lora": {}}], ids=["no sft", "sft"])
+def test_a_table_of_whole_weights_is_not_the_one_of_weights_in_4_bits(sft: dict[str, Any] | None) -> None:
+    """Everything that a model scores or is trained from; prepared data have no model in them."""
+    plain, four_bits = (
+        plan_sweep(config(model={"name_or_path": "org/model", "load_in_4bit": value}, sft=sft), INPUTS)
+        for value in (False, True)
+    )
+    assert plain.prepared == four_bits.prepared
+    assert plain.start_model != four_bits.start_model and plain.reference != four_bits.reference
+    assert plain.rewards != four_bits.rewards and plain.measurement != four_bits.measurement
 
 
 def test_workers_trackers_and_measurement_are_no_part_of_the_identity() -> None:

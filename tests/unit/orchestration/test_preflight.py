@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from modpo.errors import SetupError
 from modpo.orchestration.preflight import Preflight, preflight
 from modpo.tables import print_preflight
 from tests.sweeps import raw_sweep
@@ -84,3 +86,15 @@ class TestSmallWeights:
     ) -> None:
         found = checked(demo_world, tmp_path, sweep={"weights": {"lattice": lattice}})
         assert [warning for warning in found.warnings if warning.code == "MS-719"] == []
+
+
+def test_a_model_in_4_bits_on_a_machine_without_gpus(
+    demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(SetupError) as caught:
+        checked(demo_world, tmp_path, model={"load_in_4bit": True})
+    missing = [] if importlib.util.find_spec("bitsandbytes") else ["MS-404"]
+    assert [problem.code for problem in caught.value.problems] == ["MS-403", *missing]
+    assert caught.value.exit_status == 4

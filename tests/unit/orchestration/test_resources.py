@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from modpo.config.tree import ResourcesConfig
+from modpo.config.tree import ModelConfig, ResourcesConfig
 from modpo.errors import SetupError
-from modpo.orchestration.resources import NodeShape, plan_resources
+from modpo.orchestration.resources import NodeShape, check_workers, plan_resources
 
 LAPTOP = (NodeShape(cpus=2, gpus=0, drivers=1000),)
 HEAD = NodeShape(cpus=0, gpus=0, drivers=3)
@@ -64,3 +64,16 @@ def test_a_trial_that_does_not_fit_is_refused_in_numbers(config: dict[str, Any],
         slots(LAPTOP, **config)
     (problem,) = caught.value.problems
     assert (problem.code, problem.got, caught.value.exit_status) == ("MS-401", got, 4)
+
+
+def test_a_model_in_4_bits_needs_workers_with_a_gpu() -> None:
+    plain, four_bits = (ModelConfig(name_or_path="org/model", load_in_4bit=value) for value in (False, True))
+    without = [plan_resources(ResourcesConfig(), LAPTOP, num_trials=1)]
+    without.append(plan_resources(ResourcesConfig(gpus_per_worker=0), (HEAD, GPU_NODE), num_trials=1))
+    for plan in without:
+        check_workers(plain, plan)
+        with pytest.raises(SetupError) as caught:
+            check_workers(four_bits, plan)
+        assert [problem.code for problem in caught.value.problems] == ["MS-403"]
+    for share in (None, 0.5):
+        check_workers(four_bits, plan_resources(ResourcesConfig(gpus_per_worker=share), (GPU_NODE,), num_trials=1))
