@@ -10,7 +10,7 @@ FAST := not slow and not gpu
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest test-all check format
+.PHONY: help demo test test-rest test-all test-gpu check format
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ test-rest: $(INSTALLED) ## only the tests that `make test` leaves out
 	$(BIN)/python -m pytest -m "not ($(FAST))"
 
 test-all: test test-rest ## all tests
+
+test-gpu: $(INSTALLED) ## the tests that need a GPU; each says why where it is skipped
+	$(BIN)/python -m pytest -m gpu
 
 check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from modpo.core.batch import SequenceBatch
 from modpo.models import attach_adapter
 from modpo.scoring import ResponseModel, unpacked
 from modpo.training.schedule import SampleOrder, learning_rate
-from tests.deepspeed.trainings import BETA, GLOBAL_BATCH_SIZE, annotated_pairs, point_work
+from tests.deepspeed.trainings import BETA, DEVICE, GLOBAL_BATCH_SIZE, annotated_pairs, point_work
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class BareOutcome:
 def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, ...] = (0.5, 0.5)) -> BareOutcome:
     """One worker, one micro-batch a step, the first objective primary; AdamW on masters of the weights."""
     is_exact = config.model.dtype == "float32"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "start", dtype=getattr(torch, config.model.dtype)).train()
+    model = AutoModelForCausalLM.from_pretrained(run_dir / "start", dtype=getattr(torch, config.model.dtype))
+    model = model.to(DEVICE).train()
     policy = attach_adapter(model, config.model.lora, seed=0) if config.model.lora else model
     # What float32 rounds away in twenty steps is as much as the tolerance of those who compare: so float64 here.
     policy = policy.double() if is_exact else policy
@@ -48,7 +49,7 @@ def bare_training(run_dir: Path, config: SweepConfig, *, weights: tuple[float, .
     outcome = BareOutcome([], [], masters)
     assert training.max_steps is not None
     for step in range(training.max_steps):
-        batch = data.batch(order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE), torch.device("cpu"))
+        batch = data.batch(order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE), DEVICE)
         # bfloat16 rounds otherwise in another layout, by far more than the training itself may differ.
         logps = _summed_logps(policy, unpacked(batch.trees)) if is_exact else rows(batch.trees)
         chosen, rejected = logps[0::2] - batch.reference.chosen, logps[1::2] - batch.reference.rejected

@@ -11,16 +11,14 @@ from modpo.config import SweepConfig
 from modpo.errors import InternalError
 from modpo.models import load_model
 from modpo.training.engine import DeepSpeedEngine
-from modpo.training.point import LOGPS_TOLERANCE_PER_TOKEN, build_engine, check_reference
+from modpo.training.point import LOGPS_TOLERANCE_PER_TOKEN
 from modpo.training.step import TrainEngine
 from tests.deepspeed.bare_loop import bare_training
 from tests.deepspeed.trainings import (
     KINDS,
     LORA,
     STAGES,
-    annotate,
-    annotated_pairs,
-    point_work,
+    measured_gap,
     sweep_config,
     train_to_end,
     worst_relative,
@@ -90,14 +88,3 @@ def test_the_table_of_another_model_is_refused(run_dir: Path, tmp_path: Path, dt
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InternalError, match="MS-602"):
         measured_gap(run_dir, config, tmp_path / "reference", start_model=tmp_path / "other")
-
-
-def measured_gap(run_dir: Path, config: SweepConfig, table: Path, *, start_model: Path) -> float:
-    """What the step-0 check finds against a table made with `start_model`."""
-    annotate(run_dir, config, kind="reference", output=table, start_model=start_model)
-    data = annotated_pairs(run_dir, point_work(run_dir, config), reference=table)
-    engine = build_engine(config, str(run_dir / "start"), seed=0)
-    try:
-        return check_reference(engine, data, config)
-    finally:
-        engine.close()

@@ -1,4 +1,4 @@
-"""Trainings as this folder's tests start them: real artefacts, the real engine and the real loop, on the CPU."""
+"""Trainings as tests start them: real artefacts, the real engine and the real loop, on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from modpo.data.prepare import write_prepared
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.loop import Hook, Progress, Training, train
-from modpo.training.point import build_engine, loss_settings
+from modpo.training.point import build_engine, check_reference, loss_settings
 from modpo.training.process_group import barrier
 from modpo.training.sft import train_sft
 from modpo.training.step import MicroBatch, TrainEngine, preference_micro_batch
 from tests.sweeps import world_sweep
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where DeepSpeed puts what it trains."""
 GLOBAL_BATCH_SIZE = 8
 BETA = 0.5
 STAGES = (0, 1, 2, 3)
@@ -60,13 +62,18 @@ class Outcome:
 
 
 def sweep_config(
-    run_dir: Path, *, dtype: str = "float32", lora: dict[str, Any] | None = None, **training: Any
+    run_dir: Path,
+    *,
+    dtype: str = "float32",
+    lora: dict[str, Any] | None = None,
+    load_in_4bit: bool = False,
+    **training: Any,
 ) -> SweepConfig:
     """A sweep over the world in `run_dir`; `lora=None` is full fine-tuning."""
     world = run_dir / "world"
     return world_sweep(
         world,
-        model={"name_or_path": "", "dtype": dtype, "lora": lora},
+        model={"name_or_path": "", "dtype": dtype, "lora": lora, "load_in_4bit": load_in_4bit},
         data={"template": "{prompt}\n", "eval_fraction": 0.2},
         sft={
             "data": {"path": str(world / "corpus.jsonl")},
@@ -91,7 +98,7 @@ def write_run(run_dir: Path) -> None:
     """Prepares the data of `run_dir/world`, fine-tunes a start model and annotates with it."""
     config = sweep_config(run_dir)
     write_prepared(run_dir / "prepared", config, load_data(config), model_path=config.model.name_or_path)
-    train_sft(_work(run_dir, config, kind="sft", output=run_dir / "start"))
+    train_sft(sft_work(run_dir, config, output=run_dir / "start"))
     for kind in ("reference", "rewards"):
         annotate(run_dir, config, kind=kind, output=run_dir / kind)
 
@@ -101,8 +108,12 @@ def annotate(run_dir: Path, config: SweepConfig, *, kind: str, output: Path, sta
     work = _work(run_dir, config, kind=kind, output=output.with_name(f"{output.name}-parts"))
     if start_model is not None:
         work = work.model_copy(update={"inputs": work.inputs.model_copy(update={"start_model": str(start_model)})})
-    annotate_shard(work, rank=0, world_size=1, device=torch.device("cpu"))
+    annotate_shard(work, rank=0, world_size=1, device=DEVICE)
     merge_shards(work, output=output, description={})
+
+
+def sft_work(run_dir: Path, config: SweepConfig, *, output: Path) -> Work:
+    return _work(run_dir, config, kind="sft", output=output)
 
 
 def point_work(
@@ -176,6 +187,22 @@ def train_to_end(
         )
         look(engine)
         return Outcome(steps, losses, grad_norms, engine.parameters(), engine.moments(), torch.get_rng_state())
+    finally:
+        engine.close()
+
+
+def measured_gap(run_dir: Path, config: SweepConfig, table: Path, *, start_model: Path) -> float:
+    """What the step-0 check finds against a table that is made with `start_model`."""
+    annotate(run_dir, config, kind="reference", output=table, start_model=start_model)
+    return gap_to(run_dir, config, table)
+
+
+def gap_to(run_dir: Path, config: SweepConfig, table: Path) -> float:
+    """What it finds against a table that is there."""
+    data = annotated_pairs(run_dir, point_work(run_dir, config), reference=table)
+    engine = build_engine(config, str(run_dir / "start"), seed=0)
+    try:
+        return check_reference(engine, data, config)
     finally:
         engine.close()
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from modpo.annotate import annotate_shard
 from modpo.config import SweepConfig
 from modpo.config.spec import TrialSpec, Work
@@ -24,8 +22,7 @@ from modpo.orchestration.stages import RunState
 from modpo.training.point import train_point
 from modpo.training.reward_model import train_reward_model
 from modpo.training.sft import train_sft
-
-CPU = torch.device("cpu")
+from tests.deepspeed.trainings import DEVICE
 
 
 def count_e(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
@@ -45,7 +42,7 @@ class InProcess:
 
 
 def _shard(function: Callable[..., int], **extra: Any) -> Callable[[Work], object]:
-    return lambda work: function(work, rank=0, world_size=1, device=CPU, **extra)
+    return lambda work: function(work, rank=0, world_size=1, device=DEVICE, **extra)
 
 
 _DO: dict[str, Callable[[Work], object]] = {
@@ -84,4 +81,4 @@ def train_trial(state: RunState, trial: TrialSpec, *, kind: Any = "point") -> Wo
 
 
 def measure_trial(state: RunState, trial: TrialSpec) -> dict[str, Any]:
-    return evaluate_point(state.work("point", trial.trial_id, trial), rank=0, world_size=1, device=CPU)
+    return evaluate_point(state.work("point", trial.trial_id, trial), rank=0, world_size=1, device=DEVICE)
