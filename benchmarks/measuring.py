@@ -125,8 +125,30 @@ def commit() -> str:
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     names = list(rows[0])
-    cells = [[name.replace("_", " ") for name in names], *([f"{row[name]:,}" for name in names] for row in rows)]
+    cells = [[name.replace("_", " ") for name in names], *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     print(title)
     for line in cells:
         print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def print_ratios(title: str, ratios: dict[str, Ratio]) -> None:
+    """Each ratio with its spread; one that has a bar says whether it was met."""
+    print_table(
+        title,
+        [
+            {
+                "ratio": name,
+                "median": f"{found.median:.2f}",
+                "low": f"{found.low:.2f}",
+                "high": f"{found.high:.2f}",
+                "bar": "" if found.bar is None else f"{found.bar:.2f}",
+                "": "" if found.bar is None else "met" if found.meets_bar else "MISSED",
+            }
+            for name, found in ratios.items()
+        ],
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
