@@ -108,6 +108,7 @@ def test_core_is_pure(modules: dict[str, Module]) -> None:
         "collections",
         "dataclasses",
         "functools",
+        "heapq",
         "itertools",
         "math",
         "typing",
