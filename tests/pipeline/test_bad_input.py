@@ -54,6 +54,12 @@ def storage_below_a_file(raw: dict[str, Any], folder: Path) -> None:
     raw["storage_path"] = str(folder / "file")
 
 
+def four_bits_on_processors(raw: dict[str, Any], folder: Path) -> None:
+    raw["model"]["load_in_4bit"] = True
+    raw["sft"]["lora"] = {}
+    raw["resources"] = {"gpus_per_worker": 0}
+
+
 CASES: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "missing file": (missing_file, 2, ("MS-142", "objectives.0.pairs.path", "'no-such-file.jsonl'")),
     "wrong column": (pairs_file(b'{"prmpt": "a", "chosen": "c", "rejected": "e"}\n'), 2, ("bad.jsonl:3 (prompt)",)),
@@ -69,6 +75,7 @@ CASES: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "unknown model": (setting("model", name_or_path="no/such/model/here"), 2, ("MS-141", "model.name_or_path")),
     "one objective": (one_objective, 2, ("MS-121", "K >= 2")),
     "more GPUs than exist": (setting("resources", gpus_per_worker=64), 4, ("MS-401", "with 1 CPUs and 64 GPUs each")),
+    "4 bits without a GPU": (four_bits_on_processors, 4, ("MS-403", "model.load_in_4bit", "workers without a GPU")),
     "storage not writable": (storage_below_a_file, 4, ("MS-402", "storage_path")),
 }  # fmt: skip
 
