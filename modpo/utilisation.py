@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from functools import cache
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from modpo.core.flops import MatmulShape
+from modpo.kernels.families import limited_attention
 from modpo.models import plain_model
+
+logger = logging.getLogger(__name__)
 
 PEAK_REPEATS = 5
 # Large enough for the full rate, small enough to be done in a fifth of a second on one core.
@@ -32,15 +37,41 @@ class _Product:
         return any(parameter.requires_grad for parameter in self.module.parameters(recurse=False))
 
 
+class UncountableError(ValueError):
+    """A model computes otherwise than by layers and attention that are seen at work: any count would be wrong."""
+
+
+def known_shape(policy: torch.nn.Module, *, longest: int) -> MatmulShape | None:
+    """What `matmul_shape` finds, or None with a line in the log where a model's operations cannot be counted.
+
+    Args:
+        longest: tokens of the longest prompt with one response.
+    """
+    config = plain_model(policy).config
+    try:
+        # The attention is counted as if it reached back to the first token.
+        if limited := limited_attention(config.get_text_config(), longest):
+            raise UncountableError(f"{config.model_type} models {limited}")
+        return matmul_shape(policy)
+    except UncountableError as error:
+        logger.info("operations of the training are not counted: %s", error)
+        return None
+
+
 def matmul_shape(policy: torch.nn.Module) -> MatmulShape:
     """Multiplications per token of a policy, found by a forward pass of one token: what takes part in it is counted.
 
-    Call it before an engine partitions the weights. Experts that the token is not sent to do not count.
+    Call it before an engine partitions the weights.
+
+    Raises:
+        UncountableError: some of the weights are neither vectors, nor embeddings, nor of a layer that was seen to
+            multiply by them: fused experts, experts that the token was not sent to, convolutions.
     """
     model = plain_model(policy)
     head = model.get_output_embeddings()
-    with _recorded(model) as products:
+    with _plain_attention(model), _recorded(model) as products:
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), use_cache=False)
+    _check_all_seen(model, head, products)
     layers = [product for product in products if product.module is not head]
     config = model.config.get_text_config()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -52,6 +83,31 @@ def matmul_shape(policy: torch.nn.Module) -> MatmulShape:
         head_trains=head.weight.requires_grad,
         attention=config.num_attention_heads * head_size * config.num_hidden_layers,
     )
+
+
+def _check_all_seen(model: torch.nn.Module, head: torch.nn.Module, products: list[_Product]) -> None:
+    multiplied = {product.module for product in products}
+    if head not in multiplied:
+        raise UncountableError("the output embeddings are no plain linear layer")
+    looked_up = {module for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    seen = {id(p) for module in multiplied | looked_up for p in module.parameters(recurse=False)}
+    unseen = [name for name, p in model.named_parameters() if p.ndim > 1 and id(p) not in seen]
+    if unseen:
+        raise UncountableError(f"{len(unseen)} weights are not those of a layer at work, such as {unseen[0]}")
+
+
+@contextmanager
+def _plain_attention(model: torch.nn.Module) -> Iterator[None]:
+    """For the length of a block, attention that runs on any device: kernels for GPUs refuse a model on the CPU."""
+    configs = {id(c): c for m in model.modules() if isinstance(c := vars(m).get("config"), PreTrainedConfig)}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
 
 
 @contextmanager
@@ -95,7 +151,9 @@ def seconds_per_operation(
 ) -> float:
     """Of one large square product, by this clock; the product before it, which warms up, is not counted."""
     size = PEAK_SIZE["cpu" if device.type == "cpu" else "cuda"]
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    # Its own, so that a training draws the same numbers whether or not its process has measured this before.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype, generator=generator) for _ in range(2))
     torch.mm(left, right)
     _wait_for(device)
     started = clock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modpo.core.trees import TreeLayout, TreeSpan
+from modpo.core.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ def step_flops(shape: MatmulShape, layout: TreeLayout, num_targets: int) -> int:
     head_grads = 2 * shape.head * num_targets * (2 if shape.head_trains else 1)
     attention_grads = 2 * _attention_flops(shape, layout)
     return forward_flops(shape, layout, num_targets) + input_grads + weight_grads + head_grads + attention_grads
+
+
+def row_workload(layout: TreeLayout, num_targets: int, shape: MatmulShape | None) -> Workload:
+    """What training on a row of trees asks of a model; the operations are not known where its shape is not."""
+    num_sequences = sum(len(tree.response_lengths) for tree in layout.trees)
+    return Workload(
+        tokens=layout.num_tokens,
+        padded_tokens=num_sequences * layout.longest,
+        flops=None if shape is None else step_flops(shape, layout, num_targets),
+    )
 
 
 def _attention_flops(shape: MatmulShape, layout: TreeLayout) -> int:

@@ -40,6 +40,11 @@ def unsupported_reason(config: PreTrainedConfig, longest: int) -> str | None:
     return found and f"{config.model_type} models {found}."
 
 
+def limited_attention(config: PreTrainedConfig, longest: int) -> str | None:
+    """How layers see less than all earlier tokens, as the end of a sentence; None where they see all."""
+    return next(_window_reasons(config, longest), None)
+
+
 def _reasons(config: PreTrainedConfig, longest: int) -> Iterator[str]:
     yield from _family_reasons(config)
     yield from _mask_reasons(config)

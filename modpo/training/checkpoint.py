@@ -3,7 +3,7 @@
 checkpoints/step_000100/  parameters.safetensors  trained parameters, float32, by name
 moments.safetensors     AdamW's two moments of each
 rng-<rank>.safetensors  random state of each rank
-state.json              step, and whether a hook ended the training with it
+state.json              step, totals of the steps until then, and whether a hook ended the training with it
 manifest.json           SHA-256 of every file, written last
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modpo.artifacts import commit_directory, is_valid, read_json, write_json
+from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class TrainingState:
     parameters: dict[str, Tensor]
     moments: dict[str, Tensor]
     stopped: bool = False
+    totals: StepTotals = UNKNOWN_TOTALS
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Checkpoints:
         if self.rank == 0:
             save_file(_contiguous(state.parameters), aside / "parameters.safetensors")
             save_file(_contiguous(state.moments), aside / "moments.safetensors")
-            write_json(aside / "state.json", {"step": state.step, "stopped": state.stopped})
+            stored = {"step": state.step, "stopped": state.stopped, "totals": asdict(state.totals)}
+            write_json(aside / "state.json", stored)
         self.barrier()
         if self.rank == 0:
             commit_directory(aside, folder, {"kind": "checkpoint", "step": state.step})
@@ -83,6 +86,8 @@ class Checkpoints:
         return TrainingState(
             step=int(stored["step"]),
             stopped=bool(stored["stopped"]),
+            # A training that an earlier version began has counted nothing until here.
+            totals=StepTotals(**stored["totals"]) if "totals" in stored else UNKNOWN_TOTALS,
             parameters=load_file(folder / "parameters.safetensors"),
             moments=load_file(folder / "moments.safetensors"),
         )

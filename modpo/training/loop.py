@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modpo.config.optimisation import OptimisationConfig
 from modpo.core.packing import balanced_shares
+from modpo.core.workload import StepTotals, Workload, step_rates, step_totals
 from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import Checkpoints, TrainingState
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
@@ -23,11 +24,18 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands after a step: the step counted from 1, metrics averaged over ranks, and the model."""
+    """Where a training stands after a step.
+
+    Attributes:
+        step: counted from 1.
+        metrics: averaged over ranks.
+        totals: of all steps until this one, each once, however often a lost worker had it repeated.
+    """
 
     step: int
     num_steps: int
     metrics: Metrics
+    totals: StepTotals
     model: torch.nn.Module
 
 
@@ -48,6 +56,7 @@ class Training:
 
     Attributes:
         costs: tokens of each row, so that ranks get equal shares of them; equal numbers of rows, if left out.
+        peak_flops_per_second: what a device can do at best, where its utilisation is to be measured.
     """
 
     settings: OptimisationConfig
@@ -57,6 +66,7 @@ class Training:
     checkpoints: Checkpoints
     hooks: Sequence[Hook] = ()
     costs: Sequence[int] | None = None
+    peak_flops_per_second: float | None = None
 
 
 def train(engine: TrainEngine, training: Training) -> int:
@@ -70,47 +80,56 @@ def train(engine: TrainEngine, training: Training) -> int:
     global_batch_size = per_rank * engine.world_size
     num_steps = num_optimiser_steps(settings, num_rows=training.num_rows, global_batch_size=global_batch_size)
     order = SampleOrder(training.num_rows, seed=training.seed)
-    step, stopped = resume(engine, training.checkpoints)
+    step, totals, stopped = resume(engine, training.checkpoints)
     engine.model.train()
     while step < num_steps and not stopped:
         rows = order.indices(step * global_batch_size, global_batch_size)
         rate = learning_rate(settings, step=step, num_steps=num_steps)
         started = time.perf_counter()
-        metrics = _optimiser_step(engine, training, rows, rate)
-        step += 1
-        metrics |= {"optim/lr": rate, "perf/step_s": time.perf_counter() - started}
+        metrics, workload = _optimiser_step(engine, training, rows, rate)
+        seconds = time.perf_counter() - started
+        done = step_totals(
+            workload,
+            seconds=seconds,
+            num_devices=engine.world_size,
+            peak_flops_per_second=training.peak_flops_per_second,
+        )
+        step, totals = step + 1, totals + done
+        metrics |= {"optim/lr": rate, "perf/step_s": seconds, **step_rates(done, seconds=seconds)}
         _refuse_non_finite(metrics, step, rows)
-        stopped = _run_hooks(training.hooks, Progress(step, num_steps, metrics, engine.module))
+        stopped = _run_hooks(training.hooks, Progress(step, num_steps, metrics, totals, engine.module))
         if stopped or step == num_steps or step % settings.save_steps == 0:
-            save(engine, training.checkpoints, step, stopped=stopped)
+            save(engine, training.checkpoints, step, totals, stopped=stopped)
     return step
 
 
-def resume(engine: TrainEngine, checkpoints: Checkpoints) -> tuple[int, bool]:
+def resume(engine: TrainEngine, checkpoints: Checkpoints) -> tuple[int, StepTotals, bool]:
     """Loads the newest valid checkpoint into the engine.
 
     Returns:
-        Its step, 0 where there is none, and whether a hook ended the training with it: then it must not go on.
+        Its step, 0 where there is none; the totals until then; and whether a hook ended the training with it: then it
+        must not go on.
     """
     # Rank 0 decides: a shared file system may show the ranks different folders for a while.
     newest = [checkpoints.newest_valid() if engine.rank == 0 else None]
     if engine.world_size > 1:
         dist.broadcast_object_list(newest, src=0)
     if newest[0] is None:
-        return 0, False
+        return 0, StepTotals(), False
     state = checkpoints.load(newest[0])
     engine.load(state.parameters, state.moments, num_steps=state.step)
-    return state.step, state.stopped
+    return state.step, state.totals, state.stopped
 
 
-def save(engine: TrainEngine, checkpoints: Checkpoints, step: int, *, stopped: bool) -> None:
-    checkpoints.save(TrainingState(step, engine.parameters(), engine.moments(), stopped))
+def save(engine: TrainEngine, checkpoints: Checkpoints, step: int, totals: StepTotals, *, stopped: bool) -> None:
+    checkpoints.save(TrainingState(step, engine.parameters(), engine.moments(), stopped, totals))
 
 
-def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> Metrics:
+def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> tuple[Metrics, Workload]:
     """All micro-batches of one global batch; the ranks share each, so world size does not change what is trained on."""
     size, accumulation = training.settings.per_device_train_batch_size, training.settings.gradient_accumulation_steps
-    totals: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
+    workload = Workload()
     together = size * engine.world_size
     for micro in range(accumulation):
         share = _share(rows[micro * together : (micro + 1) * together], training.costs, engine)
@@ -119,8 +138,10 @@ def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], ra
         weight = len(share) / size
         engine.micro_step(result.loss * weight, learning_rate=rate)
         for name, value in result.metrics.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value * (weight / accumulation)
-    return {**_mean_over_ranks(totals, engine.world_size), "optim/grad_norm": engine.grad_norm()}
+            means[name] = means.get(name, torch.zeros_like(value)) + value * (weight / accumulation)
+        workload += result.workload
+    metrics, workload = _over_ranks(means, workload, engine.world_size)
+    return {**metrics, "optim/grad_norm": engine.grad_norm()}, workload
 
 
 def _share(rows: list[int], costs: Sequence[int] | None, engine: TrainEngine) -> list[int]:
@@ -134,13 +155,18 @@ def _share(rows: list[int], costs: Sequence[int] | None, engine: TrainEngine) ->
     return [rows[place] for place in sorted(shares[engine.rank])]
 
 
-def _mean_over_ranks(totals: dict[str, Tensor], world_size: int) -> Metrics:
-    """One small all-reduce a step; every rank sees the same numbers and so takes the same decisions."""
-    values = torch.stack([value.double() for value in totals.values()])
+def _over_ranks(means: dict[str, Tensor], workload: Workload, world_size: int) -> tuple[Metrics, Workload]:
+    """Means of the metrics and the sum of the workloads, by one small all-reduce a step.
+
+    Every rank sees the same numbers and so takes the same decisions.
+    """
+    values = torch.stack([value.double() for value in means.values()])
     if world_size > 1:
-        dist.all_reduce(values)
-        values /= world_size
-    return dict(zip(totals, values.tolist(), strict=True))
+        counts = torch.tensor(workload.as_floats(), dtype=torch.float64, device=values.device)
+        summed = torch.cat([values, counts])
+        dist.all_reduce(summed)
+        values, workload = summed[: len(means)] / world_size, Workload.from_floats(summed[len(means) :].tolist())
+    return dict(zip(means, values.tolist(), strict=True)), workload
 
 
 def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
@@ -158,7 +184,12 @@ def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
 
 
 def _run_hooks(hooks: Sequence[Hook], progress: Progress) -> bool:
-    stops = [
-        hook.run(progress) for hook in hooks if progress.step % hook.every == 0 or progress.step == progress.num_steps
-    ]
-    return any(stops)
+    """Whether one of them ends the training; that step is then the last, which all of them are to see."""
+    is_last = progress.step == progress.num_steps
+    due = [is_last or progress.step % hook.every == 0 for hook in hooks]
+    stopped = any([hook.run(progress) for hook, now in zip(hooks, due, strict=True) if now])
+    if stopped:
+        for hook, seen in zip(hooks, due, strict=True):
+            if not seen:
+                hook.run(progress)
+    return stopped

@@ -13,7 +13,7 @@ from modpo.config.tree import SweepConfig
 from modpo.core.losses import LossSettings
 from modpo.errors import InternalError, Problem
 from modpo.ledger import final_dir, point_dir
-from modpo.models import attach_adapter, checkpoint_activations, load_model, save_trained
+from modpo.models import DTYPES, attach_adapter, checkpoint_activations, load_model, save_trained
 from modpo.scoring import ResponseModel, pair_logps
 from modpo.training.batches import AnnotatedPairs, read_annotated, read_units
 from modpo.training.checkpoint import Checkpoints
@@ -21,6 +21,7 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_batch
+from modpo.utilisation import known_shape, matmul_peak
 
 # Largest difference per response token between a log-probability in one batch layout and in another, in nats,
 # measured over the tiny models of the tests with a margin of ten: docs/concepts.md has the measurements.
@@ -63,10 +64,12 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     directory = point_dir(Path(work.run_dir), trial.trial_id)
     data = _annotated_pairs(work)
     settings = loss_settings(work)
-    engine = build_engine(config, work.inputs.start_model, seed=trial.seed)
+    policy = build_policy(config, work.inputs.start_model, seed=trial.seed)
+    shape = known_shape(policy, longest=config.longest_sequence)
+    engine = start_engine(config, policy, seed=trial.seed)
 
     def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
-        return preference_micro_batch(model, data.batch(rows, engine.device), settings)
+        return preference_micro_batch(model, data.batch(rows, engine.device), settings, shape)
 
     try:
         check_reference(engine, data, config)
@@ -80,6 +83,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 seed=trial.seed,
                 checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
                 hooks=hooks,
+                peak_flops_per_second=matmul_peak(engine.device, DTYPES[config.model.dtype]) if shape else None,
             ),
         )
         save_final(
@@ -92,12 +96,22 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
 
 def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEngine:
     """The policy at the reference weights, in training under DeepSpeed."""
+    return start_engine(config, build_policy(config, start_model, seed=seed), seed=seed)
+
+
+def build_policy(config: SweepConfig, start_model: str, *, seed: int) -> torch.nn.Module:
+    """The policy at the reference weights."""
     model = load_model(config.model, path=start_model)
     policy: torch.nn.Module = model
     if config.model.lora is not None:
         policy = attach_adapter(model, config.model.lora, seed=seed)
     if config.training.gradient_checkpointing:
         checkpoint_activations(model)
+    return policy
+
+
+def start_engine(config: SweepConfig, policy: torch.nn.Module, *, seed: int) -> TrainEngine:
+    """Puts a policy under DeepSpeed, which may spread its weights over the ranks."""
     torch.manual_seed(seed)
     model_of_rows = ResponseModel(policy, longest=config.longest_sequence)
     return DeepSpeedEngine(model_of_rows, config.training, trained=policy)

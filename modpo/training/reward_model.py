@@ -24,6 +24,7 @@ from torch.nn import functional
 from modpo.artifacts import write_json, writing
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
+from modpo.core.workload import Workload
 from modpo.data.prepared import prompt_value, read_pairs
 from modpo.errors import InputError, Problem
 from modpo.models import checkpoint_activations
@@ -155,16 +156,24 @@ def _micro_batch(classifier: Classifier, tokens: Sequence[Tokens], examples: Exa
         return MicroBatchResult(
             loss,
             {"loss": loss.detach(), "rewards/margins": gaps.mean(), "rewards/accuracies": accuracy.mean()},
+            _padded_workload(both),
         )
 
     def regression(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
-        outputs = classifier.outputs([tokens[row] for row in rows], model=model)[:, 0]
+        read = [tokens[row] for row in rows]
+        outputs = classifier.outputs(read, model=model)[:, 0]
         assert examples.targets is not None
         wanted = torch.from_numpy((examples.targets[rows] - offset) / scale).to(outputs.device)
         loss = functional.mse_loss(outputs, wanted)
-        return MicroBatchResult(loss, {"loss": loss.detach()})
+        return MicroBatchResult(loss, {"loss": loss.detach()}, _padded_workload(read))
 
     return bradley_terry if examples.targets is None else regression
+
+
+def _padded_workload(sequences: Sequence[Tokens]) -> Workload:
+    """Operations of a classifier are not counted."""
+    lengths = [len(ids) for ids in sequences]
+    return Workload(tokens=sum(lengths), padded_tokens=len(lengths) * max(lengths), flops=None)
 
 
 def _held_out(work: Work, folder: Path, device: torch.device) -> dict[str, Any]:

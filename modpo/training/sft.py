@@ -12,7 +12,7 @@ from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.data.prepared import read_sft
 from modpo.data.tokenize import load_tokenizer, save_tokenizer
-from modpo.models import attach_adapter, checkpoint_activations, load_model, save_trained
+from modpo.models import DTYPES, attach_adapter, checkpoint_activations, load_model, save_trained
 from modpo.scoring import ResponseModel
 from modpo.training.batches import text_batch
 from modpo.training.checkpoint import Checkpoints
@@ -20,6 +20,7 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, sft_micro_batch
+from modpo.utilisation import known_shape, matmul_peak
 
 Parameters = dict[str, torch.Tensor]
 
@@ -37,13 +38,14 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
         checkpoint_activations(model)
     tokenizer = load_tokenizer(str(Path(work.inputs.prepared) / "tokenizer"))
     texts = read_sft(Path(work.inputs.prepared))
+    shape = known_shape(policy, longest=config.longest_sequence)
     torch.manual_seed(config.seed)
     engine: TrainEngine = DeepSpeedEngine(
         ResponseModel(policy, longest=config.longest_sequence), config.sft, trained=policy
     )
 
     def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
-        return sft_micro_batch(model, text_batch(texts, rows, engine.device))
+        return sft_micro_batch(model, text_batch(texts, rows, engine.device), shape)
 
     output = Path(work.output)
     try:
@@ -56,6 +58,7 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 seed=config.seed,
                 checkpoints=Checkpoints(Path(work.run_dir) / "work" / work.work_id, engine.rank, barrier),
                 hooks=hooks,
+                peak_flops_per_second=matmul_peak(engine.device, DTYPES[config.model.dtype]) if shape else None,
             ),
         )
         parameters = engine.parameters()

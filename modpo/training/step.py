@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from modpo.core.batch import PairLogps, PreferenceBatch
+from modpo.core.flops import MatmulShape, row_workload
 from modpo.core.losses import LossSettings, PreferenceLoss, modpo_loss
 from modpo.core.trees import TreeBatch
+from modpo.core.workload import UNKNOWN_WORKLOAD, Workload
 from modpo.scoring import pair_logps
 
 
@@ -37,27 +39,44 @@ class TrainEngine(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatchResult:
-    """A scalar loss with gradient, and metrics as detached scalars to be averaged over micro-batches and ranks."""
+    """A scalar loss with gradient, and what is to be reported of it.
+
+    Attributes:
+        metrics: detached scalars, to be averaged over micro-batches and ranks.
+        workload: to be summed over them.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]
+    workload: Workload = UNKNOWN_WORKLOAD
 
 
 MicroBatch = Callable[[torch.nn.Module, list[int]], MicroBatchResult]
 """Forward and loss of the rows with these indices; the loop knows nothing else of the data or the method."""
 
 
-def preference_micro_batch(model: torch.nn.Module, batch: PreferenceBatch, settings: LossSettings) -> MicroBatchResult:
-    """The MODPO step: one policy forward; reference and margin rewards come from the batch."""
+def preference_micro_batch(
+    model: torch.nn.Module, batch: PreferenceBatch, settings: LossSettings, shape: MatmulShape | None = None
+) -> MicroBatchResult:
+    """The MODPO step: one policy forward; reference and margin rewards come from the batch.
+
+    Args:
+        shape: of the policy, by which its operations are counted.
+    """
     policy = pair_logps(model, batch.trees)
     loss = modpo_loss(policy, batch.reference, batch.margin_rewards, settings)
-    return MicroBatchResult(loss.per_pair.mean(), preference_metrics(policy, batch.reference, loss, settings.beta))
+    metrics = preference_metrics(policy, batch.reference, loss, settings.beta)
+    return MicroBatchResult(loss.per_pair.mean(), metrics, _workload(batch.trees, shape))
 
 
-def sft_micro_batch(model: torch.nn.Module, batch: TreeBatch) -> MicroBatchResult:
+def sft_micro_batch(model: torch.nn.Module, batch: TreeBatch, shape: MatmulShape | None = None) -> MicroBatchResult:
     """Supervised fine-tuning: mean negative log-probability of a response token."""
     loss = -model(batch).sum() / len(batch.targets)
-    return MicroBatchResult(loss, {"loss": loss.detach()})
+    return MicroBatchResult(loss, {"loss": loss.detach()}, _workload(batch, shape))
+
+
+def _workload(batch: TreeBatch, shape: MatmulShape | None) -> Workload:
+    return row_workload(batch.layout, len(batch.targets), shape)
 
 
 def preference_metrics(policy: PairLogps, reference: PairLogps, loss: PreferenceLoss, beta: float) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from tests.architecture.sources import Module, cycles, read_modules
 LANGUAGE_MODELS = (
     "modpo.scoring",
     "modpo.models",
+    "modpo.utilisation",
     "modpo.data.tokenize",
     "modpo.data.demo.world",
     "modpo.rewards",

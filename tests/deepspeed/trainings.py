@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modpo.annotate import annotate_shard, merge_shards
 from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs, TrialSpec, Work
+from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
 from modpo.data.loading import load_data
 from modpo.data.prepare import write_prepared
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.loop import Hook, Progress, Training, train
-from modpo.training.point import build_engine, check_reference, loss_settings
+from modpo.training.point import build_engine, build_policy, check_reference, loss_settings, start_engine
 from modpo.training.process_group import barrier
 from modpo.training.sft import train_sft
 from modpo.training.step import MicroBatch, TrainEngine, preference_micro_batch
+from modpo.utilisation import known_shape
 from tests.sweeps import world_sweep
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where DeepSpeed puts what it trains."""
 GLOBAL_BATCH_SIZE = 8
 BETA = 0.5
+PEAK = 1e9
+"""Operations a second that a device is said to be able to do: measuring it would take longer than a training."""
 STAGES = (0, 1, 2, 3)
 LORA = {"r": 4}
 DROPOUT_LORA = {"r": 4, "lora_dropout": 0.1}
@@ -59,6 +64,7 @@ class Outcome:
     parameters: dict[str, Tensor]
     moments: dict[str, Tensor]
     random_state: Tensor
+    totals: StepTotals = UNKNOWN_TOTALS
 
 
 def sweep_config(
@@ -152,22 +158,28 @@ def train_to_end(
     hooks: Sequence[Hook] = (),
     micro_batch: Callable[[MicroBatch], MicroBatch] = lambda plain: plain,
     look: Callable[[TrainEngine], None] = lambda engine: None,
+    rows: Callable[[AnnotatedPairs], AnnotatedPairs] = lambda pairs: pairs,
 ) -> Outcome:
     """Trains one point from the newest checkpoint in `checkpoints`.
 
     Args:
         micro_batch: puts something around the point's own micro-batch.
         look: called with the engine after the last step, before it is closed.
+        rows: what of the pairs to train on.
     """
     work = point_work(run_dir, config, weights=weights)
-    data, settings = annotated_pairs(run_dir, work), loss_settings(work)
-    engine = build_engine(config, str(run_dir / "start"), seed=0)
+    data, settings = rows(annotated_pairs(run_dir, work)), loss_settings(work)
+    policy = build_policy(config, str(run_dir / "start"), seed=0)
+    shape = known_shape(policy, longest=config.longest_sequence)
+    engine = start_engine(config, policy, seed=0)
     losses: list[float] = []
     grad_norms: list[float] = []
+    totals = [StepTotals()]
 
     def record(progress: Progress) -> bool:
         losses.append(progress.metrics["loss"])
         grad_norms.append(progress.metrics["optim/grad_norm"])
+        totals.append(progress.totals)
         return False
 
     try:
@@ -176,17 +188,21 @@ def train_to_end(
             Training(
                 settings=config.training,
                 micro_batch=micro_batch(
-                    lambda model, rows: preference_micro_batch(model, data.batch(rows, engine.device), settings)
+                    lambda model, share: preference_micro_batch(
+                        model, data.batch(share, engine.device), settings, shape
+                    )
                 ),
                 num_rows=len(data),
                 costs=data.num_tokens,
                 seed=0,
                 checkpoints=Checkpoints(checkpoints, engine.rank, barrier),
                 hooks=[Hook(1, record), *hooks],
+                peak_flops_per_second=PEAK,
             ),
         )
         look(engine)
-        return Outcome(steps, losses, grad_norms, engine.parameters(), engine.moments(), torch.get_rng_state())
+        parameters, moments = engine.parameters(), engine.moments()
+        return Outcome(steps, losses, grad_norms, parameters, moments, torch.get_rng_state(), totals[-1])
     finally:
         engine.close()
 
@@ -205,6 +221,12 @@ def gap_to(run_dir: Path, config: SweepConfig, table: Path) -> float:
         return check_reference(engine, data, config)
     finally:
         engine.close()
+
+
+def one_pair_a_prompt(pairs: AnnotatedPairs) -> AnnotatedPairs:
+    """The first of each prompt: no two pairs of a batch share tokens, however it is split."""
+    _, first = np.unique(pairs.table.records["prompt"][pairs.rows], return_index=True)
+    return replace(pairs, rows=pairs.rows[np.sort(first)])
 
 
 def interrupt_at(step: int) -> Hook:

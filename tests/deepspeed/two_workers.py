@@ -10,7 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from modpo.config import SweepConfig
 from modpo.config.optimisation import OptimisationConfig
+from modpo.core.workload import StepTotals
 from modpo.errors import TrialError
 from modpo.training.batches import AnnotatedPairs
 from modpo.training.engine import DeepSpeedEngine
@@ -34,12 +35,14 @@ from tests.deepspeed.trainings import (
     STAGES,
     Outcome,
     annotated_pairs,
+    one_pair_a_prompt,
     point_work,
     sweep_config,
     train_interrupted,
     train_to_end,
 )
 
+ACCOUNTED_STEPS = 3
 CROSSINGS = ((2, 0, "lora"), (2, 0, "full"), (3, 1, "lora"))
 """(ZeRO stage of two workers, of one worker, kind of training) between which checkpoints are moved."""
 
@@ -86,6 +89,20 @@ def resumes(place: Place) -> Iterator[tuple[str, Outcome]]:
             name = f"resumed-{stage}-{kind}"
             train_interrupted(place.run_dir, config, place.checkpoints(name), step=6)
             yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def accounts(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """The same global batches in two halves, and in two micro-batches of each half."""
+    for accumulation in (1, 2):
+        config = sweep_config(
+            place.run_dir,
+            lora=LORA,
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=ACCOUNTED_STEPS,
+        )
+        name = f"accounts-{accumulation}"
+        yield name, train_to_end(place.run_dir, config, place.checkpoints(name), rows=one_pair_a_prompt)
 
 
 def crossings(place: Place) -> Iterator[tuple[str, Outcome]]:
@@ -203,13 +220,17 @@ def store(folder: Path, outcome: Outcome) -> None:
         save_file(outcome.parameters, folder / "parameters.safetensors")
         save_file(outcome.moments, folder / "moments.safetensors")
         numbers = {"steps": outcome.steps, "losses": outcome.losses, "grad_norms": outcome.grad_norms}
+        numbers |= {"totals": asdict(outcome.totals)}
         (folder / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
 
 
 def restore(folder: Path, *, rank: int = 0) -> Outcome:
     """What `store` left of a case; the random state is that of the given rank."""
+    numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    totals = StepTotals(**numbers.pop("totals"))
     return Outcome(
-        **json.loads((folder / "numbers.json").read_text(encoding="utf-8")),
+        **numbers,
+        totals=totals,
         parameters=load_file(folder / "parameters.safetensors"),
         moments=load_file(folder / "moments.safetensors"),
         random_state=load_file(folder / f"random-{rank}.safetensors")["random_state"],
@@ -221,7 +242,7 @@ def main(run_dir: str, output: str) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     place = Place(Path(run_dir), Path(output))
     with process_group():
-        for cases in (trajectories, resumes, crossings, finals, odd_sizes, lone_nan):
+        for cases in (trajectories, resumes, accounts, crossings, finals, odd_sizes, lone_nan):
             for name, outcome in cases(place):
                 store(place.output / name, outcome)
 

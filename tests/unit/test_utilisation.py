@@ -7,14 +7,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+)
 
 from modpo.config.tree import LoraConfig
 from modpo.core.flops import step_flops
 from modpo.core.trees import Tree, tree_batch
 from modpo.models import attach_adapter
 from modpo.scoring import ResponseModel
-from modpo.utilisation import matmul_peak, matmul_shape
+from modpo.utilisation import UncountableError, known_shape, matmul_peak, matmul_shape, seconds_per_operation
 
 LLAMA = LlamaConfig(
     vocab_size=50, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
@@ -89,6 +97,55 @@ def test_sizes_of_a_llama_by_hand() -> None:
     # Nothing below the first layer's projections trains: only what reads A's output needs a gradient going down.
     assert shape.without_input_grad == query + key + value + 16 * 2
     assert (shape.head, shape.head_trains, shape.attention) == (50 * 16, False, 3 * 4 * 4)
+
+
+MIXTRAL = MixtralConfig(
+    vocab_size=50, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, num_local_experts=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "unseen"),
+    [
+        (MIXTRAL, None, "experts"),
+        (MIXTRAL, ["q_proj"], "experts"),
+        (LLAMA, ["lm_head", "q_proj"], "output embeddings"),
+    ],
+    ids=["fused experts", "fused experts under an adapter", "adapter on the head"],
+)
+def test_what_cannot_be_counted_is_unknown_and_never_too_small(
+    config: PreTrainedConfig, targets: list[str] | None, unseen: str
+) -> None:
+    policy = _policy(config, targets)
+    with pytest.raises(UncountableError, match=unseen):
+        matmul_shape(policy)
+    assert known_shape(policy, longest=20) is None
+
+
+def test_windows_shorter_than_the_sequences_are_not_counted_as_whole_attention() -> None:
+    config = MistralConfig(**{**LLAMA.to_diff_dict(), "model_type": "mistral", "sliding_window": 20})
+    policy = _policy(config, None)
+    assert known_shape(policy, longest=20) == matmul_shape(policy)
+    assert known_shape(policy, longest=21) is None
+
+
+def test_counting_leaves_a_model_as_it_was() -> None:
+    """Kernels that run on GPUs only are set aside while the one token passes, on whatever device the model is."""
+    policy = _policy(LLAMA, ["q_proj"])
+    expected = matmul_shape(policy)
+    config = policy.get_base_model().config
+    config._attn_implementation = "flash_attention_2"
+    assert known_shape(policy, longest=20) == expected
+    assert config._attn_implementation == "flash_attention_2"
+    assert not any(module._forward_pre_hooks for module in policy.modules())
+
+
+def test_measuring_the_peak_draws_no_random_numbers() -> None:
+    """A point must train alike whether or not its process has measured before."""
+    before = torch.get_rng_state()
+    assert seconds_per_operation(torch.device("cpu"), torch.float32) > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_peak_is_measured_once() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modpo.artifacts import MANIFEST, is_valid, read_json
+from modpo.artifacts import MANIFEST, is_valid, read_json, write_json
+from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
 from modpo.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, TrainingState
 
+TOTALS = StepTotals(tokens=120, padded_tokens=200, flops=2**60 + 1, device_seconds=1.25, peak_flops=None)
 FILES = ("parameters.safetensors", "moments.safetensors", "rng-0.safetensors", "state.json")
 
 
@@ -27,7 +29,7 @@ def state(step: int, *, stopped: bool = False) -> TrainingState:
     moments = {
         f"{name}.{moment}": tensor * 2 for name, tensor in parameters.items() for moment in ("exp_avg", "exp_avg_sq")
     }
-    return TrainingState(step, parameters, moments, stopped)
+    return TrainingState(step, parameters, moments, stopped, TOTALS)
 
 
 def same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -49,9 +51,15 @@ class TestRoundTrip:
     def test_state_comes_back_to_the_bit(self, checkpoints: Checkpoints, stopped: bool) -> None:
         folder = checkpoints.save(state(7, stopped=stopped))
         loaded = checkpoints.load(folder)
-        assert (loaded.step, loaded.stopped) == (7, stopped)
+        assert (loaded.step, loaded.stopped, loaded.totals) == (7, stopped, TOTALS)
         assert same_tensors(loaded.parameters, state(7).parameters)
         assert same_tensors(loaded.moments, state(7).moments)
+
+    def test_a_training_that_kept_no_account_has_unknown_totals(self, checkpoints: Checkpoints) -> None:
+        """As earlier versions wrote it: what came before is not known, and so no sum with it."""
+        folder = checkpoints.save(state(7))
+        write_json(folder / "state.json", {"step": 7, "stopped": False})
+        assert checkpoints.load(folder).totals + TOTALS == UNKNOWN_TOTALS
 
     def test_random_numbers_go_on_where_they_were(self, checkpoints: Checkpoints) -> None:
         with torch.random.fork_rng():
