@@ -17,6 +17,7 @@ from typing import Any, Literal
 from modpo.artifacts import is_complete, read_json, write_json
 from modpo.config.frozen import Frozen
 from modpo.config.spec import TrialSpec
+from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
 
 Status = Literal["pending", "running", "trained", "finished", "failed"]
 
@@ -26,7 +27,10 @@ class PointRecord(Frozen):
 
     Attributes:
         status: a point is `trained` until its evaluation is there too; then it is `finished`.
-        device_seconds: wall-clock seconds times devices, summed over all attempts.
+        device_seconds: wall-clock seconds times devices, summed over all attempts: loading, steps that were lost and
+            taken again, and evaluations included.
+        evaluation_device_seconds: those of them that went into evaluations, and into early stopping's looks.
+        training: tokens, operations and time of the steps that led to the trained weights, each step once.
         error: one-line root cause of a failed point.
         final: folder of the trained adapter or model, relative to the run.
         evaluation: folder of the newest evaluation, relative to the run.
@@ -39,11 +43,29 @@ class PointRecord(Frozen):
     step: int = 0
     num_steps: int = 0
     device_seconds: float = 0.0
+    evaluation_device_seconds: float = 0.0
+    training: StepTotals = UNKNOWN_TOTALS
     updated_at: float = 0.0
     error: str = ""
     final: str = ""
     evaluation: str = ""
     result: dict[str, Any] | None = None
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """Cost and speed by the names of docs/summary.md, None where they are not known."""
+        training = self.training
+        return {
+            "device_seconds": self.device_seconds,
+            "training_device_seconds": self.device_seconds - self.evaluation_device_seconds,
+            "evaluation_device_seconds": self.evaluation_device_seconds,
+            "step_device_seconds": training.device_seconds,
+            "tokens": training.tokens,
+            "padded_ratio": training.padded_ratio,
+            "tokens_per_device_second": training.tokens_per_device_second,
+            "useful_flops": None if training.flops is None else float(training.flops),
+            "mfu": training.mfu,
+        }
 
 
 def final_dir(run_dir: Path, trial: TrialSpec) -> Path:

@@ -73,15 +73,16 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
 
 def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -> None:
     """One row a point of the present sweep, straight from the ledger."""
-    table = _table("trial", "status", "step", "attempts", "device s", "error")
+    table = _table("trial", "status", "step", "attempts", "device s", "evaluation s", "MFU", "error")
     for trial_id in manifest["trials"]:
         record = read_point(run_dir, trial_id)
         if record is None:
-            table.add_row(trial_id, "pending", "", "", "", "")
+            table.add_row(trial_id, "pending", *[""] * 6)
             continue
         step = f"{record.step}/{record.num_steps}"
-        seconds = f"{record.device_seconds:.0f}"
-        table.add_row(trial_id, record.status, step, str(record.attempts), seconds, record.error)
+        seconds = (f"{s:.0f}" for s in (record.device_seconds, record.evaluation_device_seconds))
+        mfu = _share(record.training.mfu)
+        table.add_row(trial_id, record.status, step, str(record.attempts), *seconds, mfu, record.error)
     console.print(table)
 
 
@@ -90,7 +91,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     names = [objective["name"] for objective in summary["objectives"]]
     exact = ["KL to exact"] if any(point.get("kl_to_exact") is not None for point in summary["points"]) else []
     titles = [f"{o['name']}{' (self-scored)' * o['self_scored']}" for o in summary["objectives"]]
-    table = _table(*(f"w {name}" for name in names), *titles, "KL", "J_w", "length", "device s", "", *exact)
+    table = _table(*(f"w {name}" for name in names), *titles, "KL", "J_w", "length", "device s", "MFU", "", *exact)
     for point in summary["points"]:
         weights = [f"{point['weights'][name]:.2f}" if point["weights"] else "" for name in names]
         if point["dominated"] is None:
@@ -101,7 +102,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
         row = [*weights, *values, _interval(point["kl"]), _interval(point["j_w"]), f"{point['length']:.1f}"]
         faults = [f"[red]{name}[/red]" for name in ("collapsed", "overshot") if point[name]]
         judgement = " ".join(faults) or ("dominated" if point["dominated"] else "")
-        row += [f"{point['device_seconds']:.0f}", judgement]
+        row += [f"{point['device_seconds']:.0f}", _share(point["mfu"]), judgement]
         table.add_row(*row, *([f"{point['kl_to_exact']:.4f}"] if point.get("kl_to_exact") is not None else []))
     console.print(table)
     for point in summary["points"]:
@@ -117,6 +118,9 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
         console.print(f"hypervolume {_interval(volume)} above {corner}")
     if summary.get("exact"):
         console.print(f"exact front: hypervolume {summary['exact']['hypervolume']:.3f}")
+    costs = summary["costs"]
+    shares = ", ".join(f"{part} {_share(costs[part]['share'])}" for part in ("training", "annotation", "evaluation"))
+    console.print(f"device time {costs['device_seconds']:.0f} s: {shares}")
     console.print(f"report: {run_dir / 'report' / 'index.html'}")
 
 
@@ -127,6 +131,10 @@ def print_findings(console: Console, findings: Iterable[Finding]) -> None:
         verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
         table.add_row(verdict, finding.what, finding.found, finding.remedy)
     console.print(table)
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _interval(estimate: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from modpo.analysis.costs import run_costs
 from modpo.analysis.load import Front, Matrix, read_manifest, read_run
 from modpo.analysis.rows import EXACT_AVERAGES, Point
 from modpo.config.tree import SweepConfig
@@ -45,6 +46,7 @@ def summarise_run(run_dir: Path) -> dict[str, Any]:
         "stages": files.stages,
         "level": config.evaluation.level,
         "objectives": _objectives(config, files.points),
+        "costs": run_costs(files.stages, [*files.points, *files.other_points], files.run.vertices),
         "points": [
             {
                 **point,

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from modpo.analysis.rows import Point, encodable, interval, point_row
+from modpo.analysis.rows import DEVICE_SECONDS, Point, encodable, interval, point_row
 from modpo.artifacts import read_json
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
@@ -46,6 +46,7 @@ class Run:
 
     Attributes:
         trials: ids of the points of the present sweep, in its order.
+        vertices: ids of the points that margin rewards come from; they may be points of the sweep too.
         artifacts: folders, relative to the run's, of what the report shows beside the points.
     """
 
@@ -54,6 +55,7 @@ class Run:
     versions: dict[str, str]
     created_at: str
     trials: tuple[str, ...]
+    vertices: tuple[str, ...]
     artifacts: dict[str, str]
 
 
@@ -204,6 +206,7 @@ def _parse_manifest(manifest: Mapping[str, Any]) -> Run:
         versions={str(package): str(version) for package, version in manifest["versions"].items()},
         created_at=str(manifest["created_at"]),
         trials=tuple(str(trial_id) for trial_id in manifest["trials"]),
+        vertices=tuple(str(trial_id) for trial_id in manifest.get("vertices", ())),
         artifacts={str(stage): str(folder) for stage, folder in manifest["artifacts"].items()},
     )
 
@@ -215,7 +218,12 @@ def _read_stages(run_dir: Path, problems: list[Problem]) -> dict[str, dict[str, 
     if path.exists():
         with _reading(path, problems, remedy=REPEAT_RUN):
             for name, stage in read_json(path).items():
-                stages[name] = {"seconds": float(stage["seconds"]), "skipped": bool(stage["skipped"])}
+                stages[name] = {
+                    "seconds": float(stage["seconds"]),
+                    # Runs of 0.1.0 kept no account of it.
+                    "device_seconds": float(stage.get("device_seconds", 0.0)),
+                    "skipped": bool(stage["skipped"]),
+                }
     return dict(sorted(stages.items(), key=lambda item: STAGES.index(item[0]) if item[0] in STAGES else len(STAGES)))
 
 
@@ -240,7 +248,8 @@ def _read_other_points(run_dir: Path, run: Run, problems: list[Problem]) -> list
         with _reading(path, problems, remedy=RETRAIN):
             if trial_id not in run.trials and (record := read_point(run_dir, trial_id)) is not None:
                 error = encodable(record.error) or None
-                others.append({"trial_id": trial_id, "status": record.status, "error": error})
+                spent = {name: record.costs[name] for name in DEVICE_SECONDS}
+                others.append({"trial_id": trial_id, "status": record.status, **spent, "error": error})
     return others
 
 

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from modpo.analysis.figures import front_figure, kl_figure
 from modpo.analysis.front import summarise_run
+from modpo.analysis.rows import COSTS
 from modpo.artifacts import write_json
 
 REPORT = "report"
@@ -77,7 +78,8 @@ def points_table(summary: Summary) -> pyarrow.Table:
             for bound in ("value", "low", "high")
         },
         "dominated": (flag, ("dominated",)),
-        **{name: (number, (name,)) for name in ("length", "distinct_n", "truncated", "device_seconds")},
+        **{name: (number, (name,)) for name in ("length", "distinct_n", "truncated")},
+        **{name: (count if name == "tokens" else number, (name,)) for name in COSTS},
         **{f"accuracy_{name}": (number, ("pair_accuracy", name, "value")) for name in names},
         **{f"exact_{name}": (number, ("exact_objectives", name)) for name in names},
         **{name: (number, (name,)) for name in ("kl_to_exact", "kl_exact_to_reference", "outside_mass")},

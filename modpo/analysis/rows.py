@@ -24,6 +24,19 @@ AVERAGES = (
 )
 EXACT_AVERAGES = ("kl_to_exact", "kl_exact_to_reference", "outside_mass")
 
+# Of training and measuring it, in the ledger's own names.
+DEVICE_SECONDS = ("training_device_seconds", "evaluation_device_seconds")
+COSTS = (
+    "device_seconds",
+    *DEVICE_SECONDS,
+    "step_device_seconds",
+    "tokens",
+    "padded_ratio",
+    "tokens_per_device_second",
+    "useful_flops",
+    "mfu",
+)
+
 
 def encodable(text: str) -> str:
     """A file name that is no UTF-8 reaches an error message as lone surrogates, which no file format takes."""
@@ -33,7 +46,7 @@ def encodable(text: str) -> str:
 def point_row(config: SweepConfig, record: PointRecord | None) -> Point:
     """A point as the summary lists it; None stands for what the ledger does not know."""
     names = config.objective_names
-    unknown = ("weights", "primary", "beta", "seed", "device_seconds", "checkpoint", "error")
+    unknown = ("weights", "primary", "beta", "seed", *COSTS, "checkpoint", "error")
     measured = ("objectives", "kl", "j_w", *AVERAGES, "exact_objectives", *EXACT_AVERAGES)
     row: Point = {"status": "missing", **dict.fromkeys((*unknown, *measured))}
     if record is None:
@@ -44,7 +57,7 @@ def point_row(config: SweepConfig, record: PointRecord | None) -> Point:
         "primary": record.spec.primary_name(names),
         "beta": record.spec.beta,
         "seed": record.spec.seed,
-        "device_seconds": record.device_seconds,
+        **record.costs,
         "checkpoint": record.final or None,
         "error": encodable(record.error) or None,
     }

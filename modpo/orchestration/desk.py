@@ -7,6 +7,7 @@ it is given the same piece again. The desk keeps no results: those are in the le
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,17 +25,36 @@ Event = dict[str, Any]
 
 @dataclass
 class Piece:
-    """A piece of work at the desk, and every event about it in order."""
+    """A piece of work at the desk, and every event about it in order.
+
+    Attributes:
+        leased_at: when a slot took it, None while none has it.
+        device_seconds: how long slots have had it, times their workers.
+    """
 
     work: Work
     state: State = "queued"
     slot: str = ""
     attempts: int = 0
+    leased_at: float | None = None
+    device_seconds: float = 0.0
     events: list[Event] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
         return self.state in ("finished", "failed")
+
+    def taken(self, slot: str, now: float) -> None:
+        self.state, self.slot, self.leased_at = "leased", slot, now
+
+    def left(self, state: State, now: float) -> None:
+        """The slot that had it, if any, is through with it."""
+        self.device_seconds, self.leased_at, self.state = self.spent(now), None, state
+
+    def spent(self, now: float) -> float:
+        """Device seconds until now."""
+        running = 0.0 if self.leased_at is None else now - self.leased_at
+        return self.device_seconds + running * self.work.config.resources.num_workers
 
 
 class Desk:
@@ -43,10 +63,11 @@ class Desk:
     Args:
         max_slots: how many slots may be open at once.
         max_failures: how often a piece may lose its workers before it has failed.
+        clock: in seconds.
     """
 
-    def __init__(self, max_slots: int, max_failures: int) -> None:
-        self._max_slots, self._max_failures = max_slots, max_failures
+    def __init__(self, max_slots: int, max_failures: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_slots, self._max_failures, self._clock = max_slots, max_failures, clock
         self._pieces: dict[str, Piece] = {}
         self._queue: deque[str] = deque()
         self._slots: set[str] = set()
@@ -94,7 +115,7 @@ class Desk:
         if self._closed:
             return CLOSED
         piece = self._pieces[self._queue.popleft()]
-        piece.state, piece.slot = "leased", slot
+        piece.taken(slot, self._clock())
         self._count_attempt(piece)
         return piece.work
 
@@ -103,12 +124,12 @@ class Desk:
         await self._record(work_id, {"kind": "progress", **event})
 
     async def finish(self, work_id: str, result: dict[str, Any]) -> None:
-        self._pieces[work_id].state = "finished"
+        self._pieces[work_id].left("finished", self._clock())
         await self._record(work_id, {"kind": "finished", "result": result})
 
     async def fail(self, work_id: str, error: str, exit_status: int) -> None:
         """An error that a retry would not cure: of input, config, numbers or code."""
-        self._pieces[work_id].state = "failed"
+        self._pieces[work_id].left("failed", self._clock())
         await self._record(work_id, {"kind": "failed", "error": error, "exit_status": exit_status})
 
     async def slot_lost(self, slot: str, error: str) -> None:
@@ -124,7 +145,7 @@ class Desk:
                 if piece.attempts > self._max_failures:
                     await self.fail(work_id, error, 5)
                 else:
-                    piece.state = "queued"
+                    piece.left("queued", self._clock())
                     self._queue.appendleft(work_id)
         await self._notify()
 
@@ -151,6 +172,7 @@ class Desk:
                 "state": piece.state,
                 "slot": piece.slot,
                 "attempts": piece.attempts,
+                "device_seconds": piece.spent(self._clock()),
                 "last": next((e for e in reversed(piece.events) if e["kind"] == "progress"), None),
             }
             for work_id, piece in self._pieces.items()
@@ -173,7 +195,7 @@ class Desk:
     def _count_attempt(self, piece: Piece) -> None:
         piece.attempts += 1
         if piece.attempts > self._max_failures + 1:
-            piece.state = "failed"
+            piece.left("failed", self._clock())
             reason = f"lost its workers {self._max_failures + 1} times; see the logs of {piece.slot}"
             piece.events.append({"kind": "failed", "error": reason, "exit_status": 5})
 

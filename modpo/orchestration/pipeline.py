@@ -67,9 +67,9 @@ def run_pipeline(config: SweepConfig, watcher: Watcher, read: LoadedData | None 
         TrialError: trials failed; all others are finished and the report is written.
     """
     with _opened(config, watcher, read) as (state, data):
-        earlier = read_stages(state.run_dir)
-        timings = {stage.name: _run_stage(stage, watcher, earlier) for stage in _stages(state, data)}
-    return _report(state, timings, watcher)
+        for stage in _stages(state, data):
+            run_stage(stage, state, watcher)
+    return _report(state, watcher)
 
 
 def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
@@ -81,19 +81,17 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
     with _opened(config, watcher) as (state, _):
         trained = [trial for trial in missing_points(state) if (final_dir(state.run_dir, trial)).exists()]
         done = not trained and is_complete(start_path(state))
-        stage = Stage("evaluate", lambda: done, lambda: run_sweep_stage(state, trained))
-        earlier = read_stages(state.run_dir)
-        timings = earlier | {"evaluate": _run_stage(stage, watcher, earlier)}
-    return _report(state, timings, watcher)
+        run_stage(Stage("evaluate", lambda: done, lambda: run_sweep_stage(state, trained)), state, watcher)
+    return _report(state, watcher)
 
 
 def label_prompts(config: SweepConfig, watcher: Watcher, read: LoadedData | None = None) -> Path:
     """Runs a sweep as far as its labels and returns the folder of the pairs; the sweep itself goes on from there."""
     with _opened(config, watcher, read) as (state, data):
-        earlier, stages = read_stages(state.run_dir), _stages(state, data)
+        stages = _stages(state, data)
         until = [stage.name for stage in stages].index("label") + 1
-        timings = {stage.name: _run_stage(stage, watcher, earlier) for stage in stages[:until]}
-        write_json(state.run_dir / "stages.json", earlier | timings)
+        for stage in stages[:until]:
+            run_stage(stage, state, watcher)
         return Path(state.inputs.pairs)
 
 
@@ -210,28 +208,43 @@ def _run_vertices(state: RunState) -> None:
         raise _failures(state.run_dir, failed)
 
 
-def _run_stage(stage: Stage, watcher: Watcher, earlier: Timings) -> dict[str, Any]:
-    """Seconds and whether it was skipped; a skipped stage keeps the seconds that it once took."""
-    started = time.monotonic()
+def run_stage(stage: Stage, state: RunState, watcher: Watcher) -> None:
+    """Does a stage where that is needed, and adds what it takes to stages.json whether or not it comes to its end."""
+    started, device_seconds = time.monotonic(), state.session.device_seconds()
     skipped = stage.is_done()
     watcher.stage(stage.name, skipped=skipped)
-    if not skipped:
-        stage.run()
+    try:
+        if not skipped:
+            stage.run()
+    finally:
+        seconds = 0.0 if skipped else time.monotonic() - started
+        # A desk that is gone has forgotten what it knew: never less than nothing.
+        spent = max(0.0, state.session.device_seconds() - device_seconds)
+        _add_to_stages(state.run_dir, stage.name, seconds, spent, skipped=skipped)
     watcher.warn(stage.warnings())
-    seconds = earlier.get(stage.name, {}).get("seconds", 0.0) if skipped else round(time.monotonic() - started, 3)
-    return {"seconds": seconds, "skipped": skipped}
 
 
-def _report(state: RunState, timings: Timings, watcher: Watcher) -> dict[str, Any]:
+def _add_to_stages(run_dir: Path, name: str, seconds: float, device_seconds: float, *, skipped: bool) -> None:
+    """Seconds over all calls, and whether the last one had nothing to do."""
+    stages = read_stages(run_dir)
+    earlier = stages.get(name, {})
+    stages[name] = {
+        "seconds": round(earlier.get("seconds", 0.0) + seconds, 3),
+        "device_seconds": round(earlier.get("device_seconds", 0.0) + device_seconds, 3),
+        "skipped": skipped,
+    }
+    write_json(run_dir / "stages.json", stages)
+
+
+def _report(state: RunState, watcher: Watcher) -> dict[str, Any]:
     """Writes the report over whatever finished, then raises for what failed."""
-    run_dir, earlier = state.run_dir, read_stages(state.run_dir)
+    run_dir = state.run_dir
     digest = _report_digest(run_dir)
 
     def report() -> None:
         # plotly and pandas are loaded last, and only here.
         from modpo.analysis.report import write_report
 
-        write_json(run_dir / "stages.json", timings)
         write_report(run_dir)
         write_json(run_dir / "report" / "digest.json", {"digest": digest})
 
@@ -239,8 +252,8 @@ def _report(state: RunState, timings: Timings, watcher: Watcher) -> dict[str, An
         path = run_dir / "report" / "digest.json"
         return path.exists() and read_json(path)["digest"] == digest
 
-    stages = timings | {"report": _run_stage(Stage("report", is_done, report), watcher, earlier)}
-    write_json(run_dir / "stages.json", stages)
+    run_stage(Stage("report", is_done, report), state, watcher)
+    stages = read_stages(run_dir)
     summary: dict[str, Any] = read_json(run_dir / "report" / "summary.json") | {"stages": stages}
     write_json(run_dir / "report" / "summary.json", summary)
     missing = [trial.trial_id for trial in missing_points(state)]
@@ -292,6 +305,7 @@ def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None
             "config_digest": identity_digest(config),
             "created_at": created,
             "trials": [trial.trial_id for trial in plan.points],
+            "vertices": [trial.trial_id for trial in plan.vertices.values()],
             "artifacts": {
                 stage: str(stage_path(run_dir, stage, digest).relative_to(run_dir))
                 for stage, digest in (("rewards", plan.rewards), ("start_evaluation", plan.measurement))

@@ -44,6 +44,8 @@ class Session:
     ) -> None:
         if self._settings is not None:
             end_slots(self._settings, patience_s=5.0 if error is None else 0.0)
+        # Asked after this, Ray would start another cluster to answer.
+        self._desk = None
         self._stack.close()
 
     @property
@@ -91,6 +93,13 @@ class Session:
         ]
         if problems:
             raise TrialError(problems)
+
+    def device_seconds(self) -> float:
+        """What work that is no point's has taken so far; the ledger has the time of points.
+
+        0 before the session has connected, and where the desk no longer answers.
+        """
+        return sum((float(piece["device_seconds"]) for piece in self.snapshot() if piece["trial"] is None), start=0.0)
 
     def snapshot(self) -> list[dict[str, Any]]:
         """What the desk knows of every piece of work; empty before the session has connected and when it ends."""

@@ -82,6 +82,8 @@ def point_row(work: Work) -> dict[str, Any]:
         "status": record.status,
         "step": record.step,
         "device_seconds": record.device_seconds,
+        # With a prefix that no objective's name has.
+        **{f"cost/{name}": figure for name, figure in record.costs.items() if figure is not None},
         "checkpoint_path": str(Path(work.run_dir) / record.final),
     }
     result = record.result or {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from modpo.label import label_shard
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
+from modpo.orchestration.stopwatch import Stopwatch
 from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
@@ -85,15 +85,12 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
     """
     assert work.trial is not None
     run_dir, trial, context = Path(work.run_dir), work.trial, ray.train.get_context()
-    started, devices = time.monotonic(), int(context.get_world_size())
-    before = read_point(run_dir, trial.trial_id)
-    earlier = before.device_seconds if before else 0.0
-
-    def device_seconds() -> float:
-        return earlier + devices * (time.monotonic() - started)
+    devices, before = int(context.get_world_size()), read_point(run_dir, trial.trial_id)
+    watch = Stopwatch(before, devices)
 
     def on_progress(progress: Progress) -> None:
-        update_point(run_dir, trial, step=progress.step, num_steps=progress.num_steps, device_seconds=device_seconds())
+        where = {"step": progress.step, "num_steps": progress.num_steps, "training": progress.totals}
+        update_point(run_dir, trial, **where, **watch.spent())
 
     final = final_dir(run_dir, trial)
     trained = from_rank_zero(final.exists())
@@ -102,26 +99,28 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
         update_point(run_dir, trial, status="running", error="", attempts=attempts)
     hooks = _hooks(work, report, rank, on_progress)
     if can_stop_early(work):
-        hooks.append(early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device()))
+        looks = early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device())
+        hooks.append(watch.counted_as_evaluation(looks))
     if not trained:
         train_point(work, hooks=hooks)
     if rank == 0:
         relative = str(final.relative_to(run_dir))
-        update_point(run_dir, trial, status="trained", device_seconds=device_seconds(), final=relative)
-    return {} if work.kind == "vertex" else _measure(work, report, rank, device_seconds)
+        update_point(run_dir, trial, status="trained", **watch.spent(), final=relative)
+    return {} if work.kind == "vertex" else _measure(work, report, rank, watch)
 
 
-def _measure(work: Work, report: Report, rank: int, device_seconds: Callable[[], float]) -> dict[str, Any]:
+def _measure(work: Work, report: Report, rank: int, watch: Stopwatch) -> dict[str, Any]:
     """Evaluates a trained point and writes the ledger's last word on it."""
     assert work.trial is not None
     report({"phase": "evaluating"})
     run_dir, world_size = Path(work.run_dir), ray.train.get_context().get_world_size()
-    result = evaluate_point(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())
-    spent = device_seconds()
+    with watch.evaluating():
+        result = evaluate_point(work, rank=rank, world_size=world_size, device=ray.train.torch.get_device())
+    spent = watch.spent()
     if rank == 0:
         folder = str(evaluation_dir(run_dir, work.trial, work.measurement).relative_to(run_dir))
-        update_point(run_dir, work.trial, status="finished", device_seconds=spent, evaluation=folder, result=result)
-    return {"summary": result, "device_seconds": spent}
+        update_point(run_dir, work.trial, status="finished", **spent, evaluation=folder, result=result)
+    return {"summary": result, **spent}
 
 
 def _sft(work: Work, report: Report, rank: int) -> dict[str, Any]:

@@ -77,10 +77,47 @@ def test_tune_has_one_row_a_point(finished_run: FinishedRun) -> None:
     assert list((finished_run.path / "tune" / "sweep").glob("*/events.out.tfevents.*"))
 
 
+def test_costs_add_up(finished_run: FinishedRun) -> None:
+    """Device seconds of stages, points and parts, from desk and ledger, are one account."""
+    summary = finished_run.summary
+    costs, points = summary["costs"], summary["points"]
+    by_stage = {name: part["device_seconds"] for name, part in costs["stages"].items()}
+    assert sum(by_stage.values()) == pytest.approx(costs["device_seconds"])
+    assert sum(part["share"] for part in costs["stages"].values()) == pytest.approx(1)
+    assert all(by_stage[name] > 0 for name in ("sft", "reference", "vertices", "annotate", "sweep"))
+    assert by_stage["prepare"] == 0, "no worker takes part in it"
+    assert sum(point["training_device_seconds"] for point in points) == costs["training"]["device_seconds"]
+    # The start model is measured too.
+    assert sum(point["evaluation_device_seconds"] for point in points) < costs["evaluation"]["device_seconds"]
+    assert costs["annotation"]["device_seconds"] == pytest.approx(by_stage["reference"] + by_stage["annotate"])
+    assert f"device time {costs['device_seconds']:.0f} s: training" in finished_run.output
+
+
+def test_points_know_what_their_steps_did(finished_run: FinishedRun) -> None:
+    for point in finished_run.summary["points"]:
+        assert 0 < point["step_device_seconds"] < point["training_device_seconds"] < point["device_seconds"]
+        assert point["padded_ratio"] >= 1
+        assert 0 < point["mfu"] < 2, "of a peak that is measured while others share the cores"
+        assert point["tokens"] == pytest.approx(point["tokens_per_device_second"] * point["step_device_seconds"])
+        folder = finished_run.path / "points" / point["trial_id"]
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert {"perf/tokens_per_s", "perf/padded_ratio", "perf/flops_per_s", "perf/mfu"} <= set(rows[0])
+
+
+def test_tensorboard_has_speed_and_costs(finished_run: FinishedRun) -> None:
+    for path in (finished_run.path / "tune" / "sweep").glob("*/events.out.tfevents.*"):
+        events = path.read_bytes()
+        # An end of the front was trained as a vertex, and its trial has nothing but costs.
+        assert all(f"ray/tune/cost/{name}".encode() in events for name in ("mfu", "tokens", "useful_flops"))
+    (middle,) = (finished_run.path / "tune" / "sweep").glob("vivid0.5*/events.out.tfevents.*")
+    assert all(f"ray/tune/perf/{name}".encode() in middle.read_bytes() for name in ("mfu", "tokens_per_s"))
+
+
 def test_the_same_command_again_skips_every_stage(finished_run: FinishedRun) -> None:
-    before = ledger(finished_run.path)
+    before, costs = ledger(finished_run.path), finished_run.summary["costs"]
     done = finished_run.shell.modpo("run", finished_run.config)
     assert done.returncode == 0, done.stderr
+    assert finished_run.summary["costs"] == costs
     assert done.stdout.count("already there, skipped") == len(STAGES)
     assert ledger(finished_run.path) == before
     assert all(stage["skipped"] for stage in finished_run.summary["stages"].values())

@@ -85,6 +85,8 @@ def test_a_killed_worker_resumes_from_its_checkpoint_with_the_same_weights(
     assert STEPS <= rows < STEPS + 2 * SAVE_STEPS, "more than one checkpoint interval was trained twice"
     assert adapter(run, trial_id) == adapter(undisturbed[1], trial_id)
     assert {name: record(run, name) for name in untouched} == untouched
+    counted, expected = resumed["training"], record(undisturbed[1], trial_id)["training"]
+    assert (counted["tokens"], counted["flops"]) == (expected["tokens"], expected["flops"]), "each step counts once"
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(

@@ -14,9 +14,13 @@ from modpo.artifacts import write_json, writing
 from modpo.config.load import parse_config
 from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
+from modpo.core.workload import StepTotals
 from modpo.ledger import PointRecord, point_dir, write_point
 
 BETA = 0.1
+# 12.5 device seconds of each point, 2.5 of them in evaluations and 8 in steps.
+DEVICE_SECONDS, EVALUATION_DEVICE_SECONDS = 12.5, 2.5
+COUNTED = StepTotals(tokens=4000, padded_tokens=6000, flops=3 * 10**12, device_seconds=8.0, peak_flops=5e12)
 EXACT_FIGURES = {"kl_to_exact": 0.02, "kl_exact_to_reference": 1.5, "outside_mass": 0.01}
 
 
@@ -29,6 +33,7 @@ class MadePoint:
         exact: objective values of the exact optimum, where answers are enumerated.
         responses: one response for each prompt; made up if left out.
         units: of the objectives whose unit is not 1.
+        training: of its steps; by default of a model whose operations were counted.
     """
 
     trial_id: str
@@ -43,6 +48,7 @@ class MadePoint:
     prompts: Sequence[str] = field(default_factory=tuple)
     responses: Sequence[str] = field(default_factory=tuple)
     units: Mapping[str, float] = field(default_factory=dict)
+    training: StepTotals = COUNTED
 
 
 def everywhere(*values: float, num_prompts: int = 4) -> list[list[float]]:
@@ -69,7 +75,14 @@ def make_config(*names: str, resamples: int = 200) -> SweepConfig:
     )
 
 
-def write_run(run_dir: Path, config: SweepConfig, points: Sequence[MadePoint], *, trials: Sequence[str] = ()) -> Path:
+def write_run(
+    run_dir: Path,
+    config: SweepConfig,
+    points: Sequence[MadePoint],
+    *,
+    trials: Sequence[str] = (),
+    vertices: Sequence[str] = (),
+) -> Path:
     """Writes a run whose sweep has `trials`, or exactly these points."""
     write_json(
         run_dir / "run.json",
@@ -79,12 +92,16 @@ def write_run(run_dir: Path, config: SweepConfig, points: Sequence[MadePoint], *
             "versions": {"modpo": "0.1.0", "torch": "2.13.0"},
             "created_at": "2026-01-02T03:04:05+00:00",
             "trials": list(trials) or [point.trial_id for point in points],
+            "vertices": list(vertices),
             "artifacts": {"rewards": "artifacts/rewards-00ff", "start_evaluation": "artifacts/start_evaluation-00ff"},
         },
     )
     write_json(
         run_dir / "stages.json",
-        {"prepare": {"seconds": 1.5, "skipped": False}, "annotate": {"seconds": 0.1, "skipped": True}},
+        {
+            "prepare": {"seconds": 1.5, "device_seconds": 0.0, "skipped": False},
+            "annotate": {"seconds": 0.1, "device_seconds": 0.2, "skipped": True},
+        },
     )
     for point in points:
         _write_point(run_dir, config, point)
@@ -104,7 +121,14 @@ def _write_point(run_dir: Path, config: SweepConfig, point: MadePoint) -> None:
         uses_rewards=max(point.weights) < 1,
     )
     record = PointRecord.model_validate(
-        {"spec": trial, "status": point.status, "error": point.error, "device_seconds": 12.5}
+        {
+            "spec": trial,
+            "status": point.status,
+            "error": point.error,
+            "device_seconds": DEVICE_SECONDS,
+            "evaluation_device_seconds": EVALUATION_DEVICE_SECONDS,
+            "training": point.training,
+        }
     )
     if point.values is not None:
         folder = point_dir(run_dir, point.trial_id) / "evaluation-00ff"

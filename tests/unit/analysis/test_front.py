@@ -208,7 +208,8 @@ def test_run_without_a_finished_point_has_no_front(tmp_path: Path) -> None:
 def test_points_outside_the_sweep_are_named_but_not_in_the_front(tmp_path: Path) -> None:
     better = MadePoint(trial_id="old", weights=HALF, values=everywhere(9, 9), error="")
     summary = summarise_run(write_run(tmp_path, TWO, [*without_exact(three_points()), better], trials=["a", "b", "c"]))
-    assert summary["other_points"] == [{"trial_id": "old", "status": "finished", "error": None}]
+    spent = {"training_device_seconds": 10.0, "evaluation_device_seconds": 2.5}
+    assert summary["other_points"] == [{"trial_id": "old", "status": "finished", **spent, "error": None}]
     assert summary["hypervolume"]["value"] == pytest.approx(5.89)
 
 
@@ -262,7 +263,7 @@ def test_a_fitted_unit_is_the_one_that_points_were_measured_in(tmp_path: Path) -
 
 def test_stages_stand_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path, TWO, [])
-    stage = {"seconds": 1.0, "skipped": False}
+    stage = {"seconds": 1.0, "device_seconds": 0.0, "skipped": False}
     write_json(run_dir / "stages.json", dict.fromkeys(("sweep", "annotate", "new", "prepare"), stage))
     assert list(summarise_run(run_dir)["stages"]) == ["prepare", "annotate", "sweep", "new"]
 

@@ -242,7 +242,7 @@ def test_page_tells_what_the_summary_tells(tmp_path: Path) -> None:
         "f vivid 0.5 brief 0.5 failed diverged",
         "never — not started",
         "old not of this sweep failed worker was lost",
-        "prepare 1.5 s annotate 0.1 s (earlier call)",
+        "prepare 1.5 s 0.0 s 0.0 % annotate 0.1 s (earlier call) 0.2 s 0.3 % sweep — 1 min 15 s 99.7 %",
         "torch 2.13.0",
     ):
         assert told in text

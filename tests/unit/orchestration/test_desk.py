@@ -177,3 +177,58 @@ def test_slots_that_never_get_to_work_end_the_work_with_their_reason(work: Any) 
         assert event["error"] == "no worker group could start: ModuleNotFoundError: modpo"
 
     run(story())
+
+
+class TestDeviceSeconds:
+    """On a clock that is set by hand, with two workers in every slot."""
+
+    @pytest.fixture
+    def wide(self, work: Any, two_objectives: SweepConfig) -> Any:
+        resources = two_objectives.resources.model_copy(update={"num_workers": 2})
+        config = two_objectives.model_copy(update={"resources": resources})
+        return lambda work_id: work(work_id).model_copy(update={"config": config})
+
+    async def spent(self, desk: Desk) -> list[float]:
+        return [piece["device_seconds"] for piece in await desk.snapshot()]
+
+    def test_waiting_costs_nothing_and_work_until_its_end(self, wide: Any) -> None:
+        now = [0.0]
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0, clock=lambda: now[0])
+            for name in ("a", "b"):
+                await desk.submit(wide(name))
+            now[0] = 5
+            assert await leased_id(desk, "s1") == "a"
+            now[0] = 8
+            assert await self.spent(desk) == [6.0, 0.0], "a piece in work has cost something already"
+            await desk.finish("a", {})
+            now[0] = 20
+            assert await leased_id(desk, "s1") == "b"
+            now[0] = 21
+            await desk.fail("b", "broken", 5)
+            await desk.fail("b", "the second rank says so too", 5)
+            now[0] = 99
+            assert await self.spent(desk) == [6.0, 2.0]
+
+        run(story())
+
+    def test_lost_attempts_are_paid_for_too(self, wide: Any) -> None:
+        now = [0.0]
+
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=2, clock=lambda: now[0])
+            await desk.submit(wide("a"))
+            first = await desk.claim_slot()
+            assert first is not None and await leased_id(desk, first) == "a"
+            now[0] = 3
+            assert await leased_id(desk, first) == "a", "its workers were lost and have come back"
+            now[0] = 4
+            await desk.slot_lost(first, "node died")
+            now[0] = 10
+            assert await leased_id(desk, "s2") == "a"
+            now[0] = 11
+            await desk.finish("a", {})
+            assert await self.spent(desk) == [(4 + 1) * 2.0]
+
+        run(story())
