@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from modpo.config import SweepConfig
+from modpo.core.trees import Tree
 from modpo.core.workload import StepTotals
-from modpo.data.prepared import TokenisedPair
 from modpo.training.loop import Hook, Progress
 from modpo.training.schedule import SampleOrder
 from tests.deepspeed.trainings import (
@@ -32,16 +32,16 @@ def counts(totals: StepTotals) -> tuple[int | None, int | None, int | None]:
     return totals.tokens, totals.padded_tokens, totals.flops
 
 
-def batches(run_dir: Path, config: SweepConfig, num_steps: int) -> Iterator[list[TokenisedPair]]:
+def batches(run_dir: Path, config: SweepConfig, num_steps: int) -> Iterator[list[Tree]]:
     data = annotated_pairs(run_dir, point_work(run_dir, config))
     order = SampleOrder(len(data), seed=0)
     for step in range(num_steps):
-        yield [data.pairs[row] for row in order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE)]
+        yield data.table.trees(data.rows[order.indices(step * GLOBAL_BATCH_SIZE, GLOBAL_BATCH_SIZE)])
 
 
-def sequences(pairs: list[TokenisedPair]) -> list[tuple[int, int]]:
+def sequences(pairs: list[Tree]) -> list[tuple[int, int]]:
     """Lengths of prompt and response."""
-    return [(len(pair.prompt_ids), len(ids)) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
+    return [(len(pair.prompt_ids), len(ids)) for pair in pairs for ids in pair.response_ids]
 
 
 def test_a_full_training_by_hand(run_dir: Path, tmp_path: Path) -> None:
