@@ -31,7 +31,7 @@ from modpo.artifacts import write_json, writing
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
 from modpo.config.tree import LabelConfig, SweepConfig
-from modpo.data.prepared import LabelPrompt, read_label_prompts
+from modpo.data.prepared import LabelPrompt, read_label_prompts, stored_prompt
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem
 from modpo.evaluation.generate import sample_responses
@@ -41,7 +41,6 @@ from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.scoring import ResponseModel, completion_logps
 
-LABEL_VERSION = 1
 CHUNK_PROMPTS = 32
 
 Row = dict[str, Any]
@@ -217,7 +216,7 @@ def draw_labels(candidates: Sequence[Candidate], objective: str, *, unit: float,
             "pair_id": f"{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}-label{number}",
             "objective": objective,
             "split": candidate.prompt.split,
-            "prompt": json.dumps(candidate.prompt.prompt, ensure_ascii=False),
+            "prompt": stored_prompt(candidate.prompt.prompt),
             "chosen": chosen["response"],
             "rejected": rejected["response"],
             "prompt_ids": list(candidate.prompt.prompt_ids),

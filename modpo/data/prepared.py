@@ -111,3 +111,9 @@ def prompt_value(stored: str) -> Any:
     """Text, or chat messages as reward functions expect them."""
     value = json.loads(stored)
     return value if isinstance(value, str) else [{"role": role, "content": content} for role, content in value]
+
+
+def stored_prompt(value: Any) -> str:
+    """What `prompt_value` reads."""
+    pairs = value if isinstance(value, str) else [[message["role"], message["content"]] for message in value]
+    return json.dumps(pairs, ensure_ascii=False)

@@ -14,6 +14,7 @@ from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 
 PLAN_VERSION = 3
+LABEL_VERSION = 2
 # Layout of what the stages reference and annotate write.
 ANNOTATION_VERSION = 4
 
@@ -47,7 +48,7 @@ def prepared_digest(config: SweepConfig, inputs: Inputs) -> str:
 def labelled_digest(config: SweepConfig, depends_on: list[Any]) -> str:
     assert config.label is not None
     label = config.label.model_dump(mode="json", exclude={"prompts"})
-    return digest_of([depends_on, label, config.labelled(), config.seed])
+    return digest_of([LABEL_VERSION, depends_on, label, config.labelled(), config.seed])
 
 
 def training_key(config: SweepConfig, inputs: Inputs) -> list[Any]:

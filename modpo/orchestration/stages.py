@@ -12,7 +12,7 @@ from modpo.artifacts import is_complete, stage_path
 from modpo.config.spec import StageInputs, TrialSpec, Work, WorkKind
 from modpo.config.tree import SweepConfig
 from modpo.ledger import final_dir, is_finished, is_trained
-from modpo.orchestration.digests import ANNOTATION_VERSION
+from modpo.orchestration.digests import ANNOTATION_VERSION, LABEL_VERSION
 from modpo.orchestration.plan import SweepPlan
 from modpo.orchestration.session import Session
 
@@ -93,7 +93,7 @@ def labels_are_done(state: RunState) -> bool:
 
 def run_labels(state: RunState) -> None:
     """Samples responses to all prompts, in as many shards as there are slots, and draws the labels."""
-    from modpo.label import LABEL_VERSION, merge_labels
+    from modpo.label import merge_labels
 
     output = Path(state.inputs.pairs)
     work = _perform_shards(state, "label", output)

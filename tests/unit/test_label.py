@@ -9,7 +9,7 @@ import pytest
 
 from modpo.config.sources import PromptData
 from modpo.config.tree import LabelConfig
-from modpo.data.prepared import LabelPrompt
+from modpo.data.prepared import LabelPrompt, prompt_value
 from modpo.label import Candidate, draw_labels, form_candidates
 
 PROMPT = LabelPrompt(prompt="Hi", prompt_ids=(5,), split="train")
@@ -72,6 +72,14 @@ def test_a_made_pair_has_the_tokens_that_were_sampled() -> None:
     [row] = draw_labels([Candidate(PROMPT, sample(0, 7, reward=99.0), sample(0, 8))], "short", unit=1.0, seed=0)
     assert (row["chosen_ids"], row["rejected_ids"], row["prompt_ids"]) == ([7, 2], [8, 2], [5])
     assert (row["objective"], row["split"], row["prompt"]) == ("short", "train", '"Hi"')
+
+
+def test_a_conversation_comes_back_as_it_was() -> None:
+    """Reward functions get it from the pairs: once its messages had lost their roles there."""
+    messages = [{"role": "user", "content": "Hé?"}, {"role": "assistant", "content": "Yes"}]
+    prompt = LabelPrompt(prompt=messages, prompt_ids=(5,), split="train")
+    [row] = draw_labels([Candidate(prompt, sample(0, 7), sample(0, 8))], "short", unit=1.0, seed=0)
+    assert prompt_value(row["prompt"]) == messages
 
 
 def test_pair_ids_are_unique_even_for_equal_texts() -> None:
