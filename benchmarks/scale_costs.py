@@ -57,7 +57,7 @@ class Sizes:
     rounds: int
 
 
-FULL = Sizes(256, 4, 4096, (64, 128, 256), (32, 64, 128), (2, 3, 4), (1, 2, 4), points=5, rounds=3)
+FULL = Sizes(256, 4, 4096, (32, 64, 128), (32, 64, 128), (2, 3, 4), (1, 2, 4), points=5, rounds=3)
 QUICK = Sizes(64, 2, 512, (16, 32, 64), (16, 32, 64), (2, 4), (1, 4), points=3, rounds=1)
 
 
