@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 from transformers import PreTrainedModel
 
+from modpo.annotate import distinct_completions
+from modpo.config.spec import Work
 from modpo.core.trees import TreeBatch
+from modpo.data.prepare import write_prepared
+from modpo.data.prepared import read_pairs
+from modpo.orchestration import stages
+from modpo.orchestration.inputs import load_inputs
+from modpo.orchestration.plan import plan_sweep
+from modpo.orchestration.session import Session
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
 from tests.counting import counted_forwards, counted_responses, num_responses
 from tests.deepspeed.trainings import GLOBAL_BATCH_SIZE, KINDS, point_work, sweep_config
+from tests.deepspeed.whole_sweeps import InProcess
+from tests.sweeps import world_sweep
 
 STEPS, ACCUMULATION = 3, 2
 
@@ -51,3 +63,32 @@ def test_no_reference_and_no_margin_runs_in_the_training_loop(
     assert len(rows) == 1 + STEPS * ACCUMULATION
     assert num_responses(rows) == 2 * size + 2 * STEPS * GLOBAL_BATCH_SIZE
     assert len(set(map(id, forwards))) == 1
+
+
+class KilledAfterOneShard(InProcess):
+    """A session that ends with its process when the first piece of work is done."""
+
+    def perform_all(self, works: Sequence[Work]) -> None:
+        super().perform_all(works[:1])
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_was_killed_after_one_shard_of_two_scores_the_other_one_alone(demo_world: Path, tmp_path: Path):
+    config = world_sweep(demo_world)
+    data, inputs = load_inputs(config)
+    killed = stages.RunState(
+        config, tmp_path, plan_sweep(config, inputs), cast(Session, KilledAfterOneShard(num_slots=2))
+    )
+    prepared = Path(killed.inputs.prepared)
+    write_prepared(prepared, config, data, model_path=config.model.name_or_path)
+    total, first, second = len(distinct_completions(read_pairs(prepared))), list[TreeBatch](), list[TreeBatch]()
+    with counted_responses(first), pytest.raises(KeyboardInterrupt):
+        stages.run_annotation(killed, "reference")
+    assert not stages.annotation_is_done(killed, "reference")
+    again = replace(killed, session=cast(Session, InProcess(num_slots=2)))
+    with counted_responses(second):
+        stages.run_annotation(again, "reference")
+    assert 0 < num_responses(first) < total
+    assert num_responses(second) == total - num_responses(first)
+    assert stages.annotation_is_done(again, "reference")
+    assert list((tmp_path / "work").iterdir()) == [], "parts are taken away once they are joined"
