@@ -74,12 +74,12 @@ class ResponseModel(torch.nn.Module):
         token_logps_R = self.head(hidden_TH[batch.predictors], batch.targets)
         return response_sums(token_logps_R, batch.owners, batch.num_responses)
 
-    def hidden_states(self, batch: TreeBatch) -> Tensor:
-        """What the output embeddings of a packed model get, (1, T, H)."""
+    def hidden_states(self, batch: TreeBatch, *, num_rows: int = 1) -> Tensor:
+        """What the output embeddings of a packed model get, (num_rows, T, H): the packed row as often as there are policies."""
         (decoder,) = self._decoder
         with self._attention.switched():
             states: Tensor = decoder(
-                input_ids=batch.input_ids,
+                input_ids=batch.input_ids.expand(num_rows, -1),
                 position_ids=batch.position_ids,
                 use_cache=False,
                 **self._attention.options(batch.layout),
@@ -88,9 +88,12 @@ class ResponseModel(torch.nn.Module):
 
 
 def pair_logps(model: torch.nn.Module, batch: TreeBatch) -> PairLogps:
-    """Log-probabilities of B pairs from one forward: the responses are chosen and rejected in turn."""
+    """Log-probabilities of B pairs from one forward: the responses are chosen and rejected in turn.
+
+    Of policies that are stacked, (P, B).
+    """
     logps = model(batch)
-    return PairLogps(logps[0::2], logps[1::2])
+    return PairLogps(logps[..., 0::2], logps[..., 1::2])
 
 
 @torch.no_grad()

@@ -67,13 +67,17 @@ def token_logps(
     return _score(head, hidden_RH, targets_R, chunk, with_direction=False)[0]
 
 
-def response_sums(token_logps_R: Tensor, owners_R: Tensor, num_responses: int) -> Tensor:
-    """Summed log-probability (N,) float64 of each response; `owners_R` says which of them a token belongs to.
+def response_sums(token_logps: Tensor, owners_R: Tensor, num_responses: int) -> Tensor:
+    """Summed log-probability (..., N) float64 of each response; `owners_R` says which of them a token belongs to.
 
     A response without tokens has log-probability 0.
+
+    Args:
+        token_logps: (..., R), of one policy or of several that score the same tokens.
     """
-    sums_N = torch.zeros(num_responses, dtype=torch.float64, device=token_logps_R.device)
-    return sums_N.index_add(0, owners_R, token_logps_R.double())
+    shape = (*token_logps.shape[:-1], num_responses)
+    sums = torch.zeros(shape, dtype=torch.float64, device=token_logps.device)
+    return sums.index_add(-1, owners_R, token_logps.double())
 
 
 class ResponseHead(torch.nn.Module):

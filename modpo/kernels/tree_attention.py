@@ -3,7 +3,9 @@
 Every tree is attended by itself: prompt and first response as one causal block, each further response against the
 prompt and itself. Nothing grows with the square of the row.
 
-Shapes: T tokens in the row, H heads, G key-value heads, D head size, R response tokens, V vocabulary.
+Several policies that share a model attend the same trees side by side, each in a row of its own.
+
+Shapes: T tokens in the row, P policies, H heads, G key-value heads, D head size, R response tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ REFUSED_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias", "indices", "blo
 SMALL_TREE = 128
 
 Attend = Callable[..., Tensor]
-Row = tuple[Tensor, Tensor, Tensor]
-"""Queries (1, H, T, D), keys and values (1, G, T, D)."""
+Rows = tuple[Tensor, Tensor, Tensor]
+"""Queries (P, H, T, D), keys and values (P, G, T, D)."""
 
 
 class TreeAttentionError(ValueError):
@@ -116,28 +118,28 @@ def attend_trees(
     """The attention of one layer, as transformers calls it.
 
     Args:
-        query: (1, H, T, D); `key` and `value` are (1, G, T, D).
+        query: (P, H, T, D); `key` and `value` are (P, G, T, D).
         options: `modpo_layout`, `dropout` and `scaling`, and whatever else the model hands to its attention.
 
     Returns:
-        (1, T, H, D), and no attention weights.
+        (P, T, H, D), and no attention weights.
 
     Raises:
         TreeAttentionError: the model wants something else than plain causal attention over the trees.
     """
     layout = _layout_of(options)
     _check_plain(module, attention_mask, options, longest=layout.longest)
-    _check_row(query, key, layout)
+    _check_rows(query, key, layout)
     attend = partial(scaled_dot_product_attention, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"))
     by_tree = _attend_small if max(tree.num_tokens for tree in layout.trees) <= SMALL_TREE else _attend_large
     return by_tree(attend, (query, key, value), layout), None
 
 
-def _attend_large(attend: Attend, row: Row, layout: TreeLayout) -> Tensor:
-    """(1, T, H, D): prompt with its first response, then each further response against the prompt and itself."""
+def _attend_large(attend: Attend, rows: Rows, layout: TreeLayout) -> Tensor:
+    """(P, T, H, D): prompt with its first response, then each further response against the prompt and itself."""
     # One split of the row, not a slice for each use: the gradient of a slice is a row of zeros.
     lengths = [length for tree in layout.trees for length in _segments(tree)]
-    segments = zip(*(torch.split(tensor, lengths, dim=2) for tensor in row), strict=True)
+    segments = zip(*(torch.split(tensor, lengths, dim=2) for tensor in rows), strict=True)
     outputs = []
     for tree in layout.trees:
         queries, first_keys, first_values = next(segments)
@@ -150,15 +152,17 @@ def _attend_large(attend: Attend, row: Row, layout: TreeLayout) -> Tensor:
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
-def _attend_small(attend: Attend, row: Row, layout: TreeLayout) -> Tensor:
-    """(1, T, H, D): all trees as one masked batch, padded for the attention alone; a call for each would cost more."""
-    query, key, value = row
+def _attend_small(attend: Attend, rows: Rows, layout: TreeLayout) -> Tensor:
+    """(P, T, H, D): all trees as one masked batch, padded for the attention alone; a call for each would cost more."""
+    query, key, value = rows
     places, seen = _batched(layout, query.device)
     groups = query.shape[1] // key.shape[1]
-    queries, keys, values = (tensor[0][:, places].transpose(0, 1) for tensor in (query, key, value))
+    # A batch of trees; a policy's heads stand beside those of the others.
+    queries, keys, values = (tensor[:, :, places].movedim(2, 0).flatten(1, 2) for tensor in (query, key, value))
     keys, values = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (keys, values))
     output: Tensor = attend(queries, keys, values, attn_mask=seen)
-    return output.transpose(1, 2)[places >= 0].unsqueeze(0)
+    by_policy = torch.unflatten(output.transpose(1, 2)[places >= 0], 1, (len(query), -1))
+    return by_policy.transpose(0, 1)
 
 
 @lru_cache(maxsize=8)
@@ -183,16 +187,17 @@ def _segments(tree: TreeSpan) -> list[int]:
 
 
 def _attend_last(attend: Attend, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Causal attention of the last queries of a sequence, whose keys go back to its start; (1, H, queries, D).
+    """Causal attention of the last queries of a sequence, whose keys go back to its start; (P, H, queries, D).
 
     `is_causal` would align the first query with the first key. The groups of heads go into the batch dimension, where
     their shared keys are expanded and not copied: with a mask, `enable_gqa` has no fused kernel on a GPU.
     """
     num_queries, num_keys, num_groups = queries.shape[2], keys.shape[2], keys.shape[1]
     seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=queries.device).tril(num_keys - num_queries)
-    grouped = torch.unflatten(queries, 1, (num_groups, -1)).squeeze(0)
-    shared = (t.transpose(0, 1).expand(-1, grouped.shape[1], -1, -1) for t in (keys, values))
-    return attend(grouped, *shared, attn_mask=seen).flatten(0, 1).unsqueeze(0)
+    grouped = torch.unflatten(queries, 1, (num_groups, -1)).flatten(0, 1)
+    shared = (t.flatten(0, 1).unsqueeze(1).expand(-1, grouped.shape[1], -1, -1) for t in (keys, values))
+    output = attend(grouped, *shared, attn_mask=seen)
+    return torch.unflatten(output, 0, (len(queries), -1)).flatten(1, 2)
 
 
 def _layout_of(options: Mapping[str, Any]) -> TreeLayout:
@@ -215,8 +220,8 @@ def _check_plain(module: torch.nn.Module, mask: Tensor | None, options: Mapping[
         raise TreeAttentionError(f"packed trees have no {', '.join(asked)}, which {type(module).__name__} asks for")
 
 
-def _check_row(query: Tensor, key: Tensor, layout: TreeLayout) -> None:
-    if not (query.shape[0] == 1 and query.shape[2] == key.shape[2] == layout.num_tokens):
+def _check_rows(query: Tensor, key: Tensor, layout: TreeLayout) -> None:
+    if not query.shape[2] == key.shape[2] == layout.num_tokens:
         raise TreeAttentionError(
             f"one row of {layout.num_tokens} tokens was laid out, got queries {tuple(query.shape)} "
             f"for keys {tuple(key.shape)}"

@@ -11,6 +11,7 @@ from tests.architecture.sources import Module, cycles, read_modules
 
 LANGUAGE_MODELS = (
     "modpo.scoring",
+    "modpo.stacking",
     "modpo.models",
     "modpo.utilisation",
     "modpo.data.tokenize",
@@ -49,7 +50,7 @@ ROWS = (
         *("modpo.baselines", "modpo.analysis", "modpo.export"),
     ),
     ("modpo.rewards",),
-    ("modpo.scoring", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
+    ("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
     ("modpo.config", "modpo.artifacts", "modpo.ledger", "modpo.telemetry"),
     ("modpo.core", "modpo.errors"),
 )
