@@ -65,6 +65,14 @@ class StepTotals:
     def __add__(self, other: StepTotals) -> StepTotals:
         return StepTotals(*(_sum(mine, theirs) for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
+    def part(self, count: int) -> StepTotals:
+        """One of `count` equal parts, of trainings that had their steps in common."""
+        counts = (
+            None if number is None else number // count for number in (self.tokens, self.padded_tokens, self.flops)
+        )
+        times = (None if number is None else number / count for number in (self.device_seconds, self.peak_flops))
+        return StepTotals(*counts, *times)
+
     @property
     def padded_ratio(self) -> float | None:
         """Tokens that a padded batch would have had, for each one that was in a row."""

@@ -55,20 +55,21 @@ class AnnotatedPairs:
     def batch(self, rows: Sequence[int], device: torch.device) -> PreferenceBatch:
         index = self.rows[np.asarray(rows)]
         logps = torch.from_numpy(self.table.records["reference_logps"][index]).to(device)
-        rewards = torch.from_numpy(self._rewards(index)).to(device)
         return PreferenceBatch(
             tree_batch(self.table.trees(index), share_prompts=True).to(device),
             PairLogps(logps[:, 0], logps[:, 1]),
-            PairRewards(rewards[:, 0], rewards[:, 1]),
+            self.rewards(rows, device),
         )
 
-    def _rewards(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(B, 2, K) margin rewards of these rows of the table."""
+    def rewards(self, rows: Sequence[int], device: torch.device) -> PairRewards:
+        """Raw margin rewards of these pairs."""
+        index = self.rows[np.asarray(rows)]
         rewards = np.zeros((len(index), 2, len(self.margin_rewards)))
         for column, values in enumerate(self.margin_rewards):
             if values is not None:
                 rewards[:, :, column] = values[index]
-        return rewards
+        on_device = torch.from_numpy(rewards).to(device)
+        return PairRewards(on_device[:, 0], on_device[:, 1])
 
 
 def read_units(rewards: Path) -> dict[str, float]:

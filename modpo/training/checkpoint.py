@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +37,14 @@ class TrainingState:
     moments: dict[str, Tensor]
     stopped: bool = False
     totals: StepTotals = UNKNOWN_TOTALS
+
+
+class CheckpointStore(Protocol):
+    """What a training keeps its states in; all ranks call `save` and `load`."""
+
+    def save(self, state: TrainingState) -> Path: ...
+    def newest_valid(self) -> Path | None: ...
+    def load(self, folder: Path) -> TrainingState: ...
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from modpo.config.optimisation import OptimisationConfig
+from modpo.kernels.stacked_lora import clip_each_policy
 from modpo.training.deepspeed_config import deepspeed_config
 
 if not torch.cuda.is_available():
@@ -50,13 +51,19 @@ class DeepSpeedEngine:
     """A model in training under DeepSpeed. Every method must be called by all ranks alike."""
 
     def __init__(
-        self, model: torch.nn.Module, training: OptimisationConfig, *, trained: torch.nn.Module | None = None
+        self,
+        model: torch.nn.Module,
+        training: OptimisationConfig,
+        *,
+        trained: torch.nn.Module | None = None,
+        clips: bool = True,
     ) -> None:
         """Takes the model's trainable parameters; torch.distributed must be initialised.
 
         Args:
             trained: the part of the model that is stored and sampled from, and whose names its weights have; all of
                 it, if left out.
+            clips: whether DeepSpeed clips the gradients, by their global norm.
         """
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         user = training.deepspeed.config_file
@@ -65,6 +72,8 @@ class DeepSpeedEngine:
             low_precision=trainable[0].dtype == torch.bfloat16,
             user=json.loads(Path(user).read_text(encoding="utf-8")) if user else None,
         )
+        if not clips:
+            settings["gradient_clipping"] = 0.0
         optimizer = torch.optim.AdamW(
             trainable,
             # DeepSpeed's bfloat16 optimiser takes a step of its own when it is built: it must not decay the weights.
@@ -105,7 +114,7 @@ class DeepSpeedEngine:
             group["lr"] = learning_rate
         self._engine.backward(loss)
         if self._engine.is_gradient_accumulation_boundary() and self._is_plain():
-            self._norm = torch.nn.utils.get_total_norm([p.grad for _, p in self._trainable() if p.grad is not None])
+            self._norm = self._take_norm([p.grad for _, p in self._trainable() if p.grad is not None])
         self._engine.step()
 
     def grad_norm(self) -> float:
@@ -142,6 +151,10 @@ class DeepSpeedEngine:
         functional.linear = self._plain_linear
         if self._stage == 3:
             _forget_zero_3_models()
+
+    def _take_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Of the gradients that the next step is about to use; DeepSpeed then clips them itself."""
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self.module.named_parameters():
@@ -227,6 +240,30 @@ class DeepSpeedEngine:
         safe_set_local_fp32_param(parameter, own)
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             parameter.copy_(value)
+
+
+class StackedEngine(DeepSpeedEngine):
+    """Trains policies that are stacked along the first dimension of every parameter, each clipped by its own norm.
+
+    Without ZeRO, and with adapters that are their own float32 masters: then nothing but the clipping looks at more
+    than one element of a parameter.
+    """
+
+    def __init__(self, model: torch.nn.Module, training: OptimisationConfig, *, trained: torch.nn.Module) -> None:
+        super().__init__(model, training, trained=trained, clips=False)
+        assert self._is_plain(), "stacked policies are trained without ZeRO, in float32"
+        self._max_norm = training.max_grad_norm
+        self._norms = torch.zeros(0)
+
+    def grad_norms(self) -> list[float]:
+        """Of each policy, as `grad_norm` of its own engine would be; `grad_norm` here is that of all together."""
+        norms: list[float] = self._norms.tolist()
+        return norms
+
+    def _take_norm(self, gradients: list[Tensor]) -> Tensor:
+        self._norms = clip_each_policy(gradients, self._max_norm)
+        together: Tensor = torch.linalg.vector_norm(self._norms)
+        return together
 
 
 def _forget_zero_3_models() -> None:

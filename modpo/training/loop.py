@@ -15,7 +15,7 @@ from modpo.config.optimisation import OptimisationConfig
 from modpo.core.packing import balanced_shares
 from modpo.core.workload import StepTotals, Workload, step_rates, step_totals
 from modpo.errors import Problem, TrialError
-from modpo.training.checkpoint import Checkpoints, TrainingState
+from modpo.training.checkpoint import CheckpointStore, TrainingState
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
 from modpo.training.step import MicroBatch, TrainEngine
 
@@ -63,7 +63,7 @@ class Training:
     micro_batch: MicroBatch
     num_rows: int
     seed: int
-    checkpoints: Checkpoints
+    checkpoints: CheckpointStore
     hooks: Sequence[Hook] = ()
     costs: Sequence[int] | None = None
     peak_flops_per_second: float | None = None
@@ -103,7 +103,7 @@ def train(engine: TrainEngine, training: Training) -> int:
     return step
 
 
-def resume(engine: TrainEngine, checkpoints: Checkpoints) -> tuple[int, StepTotals, bool]:
+def resume(engine: TrainEngine, checkpoints: CheckpointStore) -> tuple[int, StepTotals, bool]:
     """Loads the newest valid checkpoint into the engine.
 
     Returns:
@@ -121,7 +121,7 @@ def resume(engine: TrainEngine, checkpoints: Checkpoints) -> tuple[int, StepTota
     return state.step, state.totals, state.stopped
 
 
-def save(engine: TrainEngine, checkpoints: Checkpoints, step: int, totals: StepTotals, *, stopped: bool) -> None:
+def save(engine: TrainEngine, checkpoints: CheckpointStore, step: int, totals: StepTotals, *, stopped: bool) -> None:
     checkpoints.save(TrainingState(step, engine.parameters(), engine.moments(), stopped, totals))
 
 

@@ -62,7 +62,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     assert work.trial is not None, "a point needs a trial"
     config, trial = work.config, work.trial
     directory = point_dir(Path(work.run_dir), trial.trial_id)
-    data = _annotated_pairs(work)
+    data = annotated_pairs(work)
     settings = loss_settings(work)
     policy = build_policy(config, work.inputs.start_model, seed=trial.seed)
     shape = known_shape(policy, longest=config.longest_sequence)
@@ -100,7 +100,7 @@ def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEn
 
 
 def build_policy(config: SweepConfig, start_model: str, *, seed: int) -> torch.nn.Module:
-    """The policy at the reference weights."""
+    """The policy that every point of this seed starts with, at the reference weights."""
     model = load_model(config.model, path=start_model)
     policy: torch.nn.Module = model
     if config.model.lora is not None:
@@ -153,14 +153,21 @@ def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConf
 
 def save_final(engine: TrainEngine, folder: Path, description: dict[str, object]) -> None:
     """Commits the trained weights in Hugging Face's own layout; every rank calls it, rank 0 writes."""
-    parameters = engine.parameters()
+    commit_final(engine, engine.parameters(), folder, description)
+
+
+def commit_final(
+    engine: TrainEngine, parameters: dict[str, torch.Tensor], folder: Path, description: dict[str, object]
+) -> None:
+    """The same for parameters that are there on rank 0."""
     if engine.rank == 0 and not folder.exists():
         with writing(folder, description) as aside:
             save_trained(engine.module, aside, parameters)
     barrier()
 
 
-def _annotated_pairs(work: Work) -> AnnotatedPairs:
+def annotated_pairs(work: Work) -> AnnotatedPairs:
+    """The pairs that the point of `work` trains on."""
     assert work.trial is not None
     config, inputs, trial = work.config, work.inputs, work.trial
     return read_annotated(

@@ -63,7 +63,13 @@ def preference_micro_batch(
     Args:
         shape: of the policy, by which its operations are counted.
     """
-    policy = pair_logps(model, batch.trees)
+    return preference_result(pair_logps(model, batch.trees), batch, settings, shape)
+
+
+def preference_result(
+    policy: PairLogps, batch: PreferenceBatch, settings: LossSettings, shape: MatmulShape | None
+) -> MicroBatchResult:
+    """Loss, metrics and workload of a policy's log-probabilities of a batch."""
     loss = modpo_loss(policy, batch.reference, batch.margin_rewards, settings)
     metrics = preference_metrics(policy, batch.reference, loss, settings.beta)
     return MicroBatchResult(loss.per_pair.mean(), metrics, _workload(batch.trees, shape))

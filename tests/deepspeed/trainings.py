@@ -138,6 +138,20 @@ def point_work(
     return _work(run_dir, config, kind="point", output=Path()).model_copy(update={"trial": trial})
 
 
+def mixtures(place: Path, run_dir: Path, config: SweepConfig) -> list[Work]:
+    """Three points of one primary objective, in a run of their own.
+
+    The second has a beta of its own; the last is plain DPO and needs no reward.
+    """
+    works = []
+    for number, (weights, beta) in enumerate((((0.5, 0.5), BETA), ((0.8, 0.2), 0.3), ((1.0, 0.0), BETA))):
+        work = point_work(run_dir, config, trial_id=f"p{number}", weights=weights)
+        assert work.trial is not None
+        trial = work.trial.model_copy(update={"beta": beta})
+        works.append(work.model_copy(update={"run_dir": str(place), "trial": trial}))
+    return works
+
+
 def annotated_pairs(run_dir: Path, work: Work, *, reference: Path | None = None) -> AnnotatedPairs:
     """The primary objective's training pairs of a point."""
     assert work.trial is not None

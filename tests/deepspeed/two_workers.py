@@ -23,6 +23,7 @@ from modpo.config.optimisation import OptimisationConfig
 from modpo.core.workload import StepTotals
 from modpo.errors import TrialError
 from modpo.training.batches import AnnotatedPairs
+from modpo.training.cotraining import train_together
 from modpo.training.engine import DeepSpeedEngine
 from modpo.training.point import save_final
 from modpo.training.process_group import process_group
@@ -35,6 +36,7 @@ from tests.deepspeed.trainings import (
     STAGES,
     Outcome,
     annotated_pairs,
+    mixtures,
     one_pair_a_prompt,
     point_work,
     sweep_config,
@@ -213,6 +215,13 @@ def lone_nan(place: Place) -> Iterator[tuple[str, Outcome]]:
     yield from ()
 
 
+def together(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """Three points in every batch, each rank with its share of it; their final weights are where the ledger says."""
+    config = sweep_config(place.run_dir, lora=LORA, per_device_train_batch_size=4, max_steps=8)
+    train_together(mixtures(place.output / "together", place.run_dir, config), hooks=[[], [], []])
+    yield from ()
+
+
 def store(folder: Path, outcome: Outcome) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"random_state": outcome.random_state}, folder / f"random-{dist.get_rank()}.safetensors")
@@ -242,7 +251,7 @@ def main(run_dir: str, output: str) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     place = Place(Path(run_dir), Path(output))
     with process_group():
-        for cases in (trajectories, resumes, accounts, crossings, finals, odd_sizes, lone_nan):
+        for cases in (trajectories, resumes, accounts, crossings, finals, odd_sizes, lone_nan, together):
             for name, outcome in cases(place):
                 store(place.output / name, outcome)
 
