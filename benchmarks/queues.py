@@ -73,7 +73,7 @@ class DeskQueue:
             return None
         try:
             leased = await asyncio.wait_for(self._desk.lease(slot), A_MOMENT_S)
-            job = self._jobs[leased.work_id] if isinstance(leased, Work) else None
+            job = self._jobs[leased[0].work_id] if isinstance(leased, list) else None
         except TimeoutError:
             job = None
         if job is not None:

@@ -75,7 +75,7 @@ class ResponseModel(torch.nn.Module):
         return response_sums(token_logps_R, batch.owners, batch.num_responses)
 
     def hidden_states(self, batch: TreeBatch, *, num_rows: int = 1) -> Tensor:
-        """What the output embeddings of a packed model get, (num_rows, T, H): the row as often as there are policies."""
+        """What a packed model's output embeddings get, (num_rows, T, H): the row as often as there are policies."""
         (decoder,) = self._decoder
         with self._attention.switched():
             states: Tensor = decoder(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from modpo.config.together import alone_because
 from modpo.config.tree import SweepConfig
 from modpo.ledger import read_point
 
@@ -69,6 +70,16 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
     console.print(
         f"{resources.slots} at once, in {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers"
     )
+    console.print(_together(config))
+
+
+def _together(config: SweepConfig) -> str:
+    """Whether a slot trains several points at once, as far as it is known before the pairs are tokenised."""
+    asked, reason = config.resources.points_together, alone_because(config)
+    if asked == 1 or reason is not None:
+        return f"points are trained one by one: {reason or 'resources.points_together is 1'}"
+    most = "where that is faster, which the lengths of the pairs decide" if asked == "auto" else f"up to {asked}"
+    return f"points that exceed the slots are trained together, as adapters on one model: {most}"
 
 
 def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -> None:

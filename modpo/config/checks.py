@@ -10,6 +10,7 @@ from modpo.config.objectives import ObjectiveConfig
 from modpo.config.points import training_sources, weight_vectors
 from modpo.config.quantised import check_quantised
 from modpo.config.rewards import ClassifierSettings, ColumnsReward, ImplicitReward, TrainedReward
+from modpo.config.together import check_together
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, check_weights
 from modpo.errors import Problem, closest, shown
@@ -36,6 +37,7 @@ def check_tree(config: SweepConfig) -> list[Problem]:
         *_check_data(config),
         *_check_training(config),
         *check_quantised(config),
+        *check_together(config),
     ]
 
 

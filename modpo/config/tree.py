@@ -140,6 +140,9 @@ class ResourcesConfig(Frozen):
     """GPUs of one worker; 1 where the cluster has GPUs and 0 elsewhere, if left out."""
     max_concurrent: PositiveInt | None = None
     """Trials at once; as many as fit if left out."""
+    points_together: Literal["auto"] | PositiveInt = "auto"
+    """Points that one slot trains at once, as adapters on one model, where points outnumber slots: at most so many;
+    `auto` where that is faster, 1 never."""
     max_failures: NonNegativeInt = 3
     """How often a trial may lose its workers before it counts as failed."""
 

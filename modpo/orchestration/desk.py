@@ -1,7 +1,8 @@
 """The desk: one actor that hands work to slots and relays what they report to whoever waits for it.
 
-A slot is a long-lived group of workers. It leases one piece of work at a time; when it loses a worker and comes back,
-it is given the same piece again. The desk keeps no results: those are in the ledger and in artefacts on storage.
+A slot is a long-lived group of workers. It leases one piece of work at a time, or points that it trains together; when
+it loses a worker and comes back, it is given the same again. The desk keeps no results: those are in the ledger and in
+artefacts on storage.
 """
 
 from __future__ import annotations
@@ -69,18 +70,20 @@ class Desk:
     def __init__(self, max_slots: int, max_failures: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_slots, self._max_failures, self._clock = max_slots, max_failures, clock
         self._pieces: dict[str, Piece] = {}
-        self._queue: deque[str] = deque()
+        # Each entry is what one slot gets together.
+        self._queue: deque[list[str]] = deque()
         self._slots: set[str] = set()
         self._useful_slots: set[str] = set()
         self._num_opened = self._num_barren = 0
         self._closed = False
         self._changed = asyncio.Condition()
 
-    async def submit(self, work: Work) -> None:
-        """Queues a piece of work; the same id again is the same piece, wherever it stands."""
-        if work.work_id not in self._pieces:
-            self._pieces[work.work_id] = Piece(work)
-            self._queue.append(work.work_id)
+    async def submit(self, *works: Work) -> None:
+        """Queues work that one slot gets together; the same id again is the same piece, wherever it stands."""
+        new = [work for work in works if work.work_id not in self._pieces]
+        self._pieces |= {work.work_id: Piece(work) for work in new}
+        if new:
+            self._queue.append([work.work_id for work in new])
             await self._notify()
 
     async def claim_slot(self, ahead: bool = False) -> str | None:
@@ -89,7 +92,7 @@ class Desk:
         Args:
             ahead: open it even though no work waits yet.
         """
-        busy = sum(piece.state == "leased" for piece in self._pieces.values())
+        busy = len({piece.slot for piece in self._pieces.values() if piece.state == "leased"})
         free = len(self._slots) - busy
         needed = ahead or len(self._queue) > free
         if self._closed or not needed or len(self._slots) >= self._max_slots:
@@ -99,25 +102,36 @@ class Desk:
         self._slots.add(name)
         return name
 
-    async def lease(self, slot: str) -> Work | str:
-        """The next piece for a slot, its unfinished one first; `WAIT` when there is none, `CLOSED` at the end."""
+    async def lease(self, slot: str) -> list[Work] | str:
+        """The next pieces for a slot, its unfinished ones first; `WAIT` when there are none, `CLOSED` at the end."""
         self._useful_slots.add(slot)
-        held = next((piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"), None)
-        if held is not None:
-            self._count_attempt(held)
+        held = self._held_by(slot)
+        if held:
+            for piece in held:
+                self._count_attempt(piece)
             await self._notify()
-            if not held.is_over:
-                return held.work
+            if again := [piece.work for piece in held if not piece.is_over]:
+                return again
         # Of several slots that wake for one piece, all but the first find it taken and wait on.
         while not (self._queue or self._closed):
             if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
                 return WAIT
         if self._closed:
             return CLOSED
-        piece = self._pieces[self._queue.popleft()]
-        piece.taken(slot, self._clock())
-        self._count_attempt(piece)
-        return piece.work
+        pieces = [self._pieces[work_id] for work_id in self._queue.popleft()]
+        for piece in pieces:
+            piece.taken(slot, self._clock())
+            self._count_attempt(piece)
+        return [piece.work for piece in pieces]
+
+    async def part(self, slot: str) -> None:
+        """What a slot holds cannot be done together: it keeps the first piece, and the others are queued one by one."""
+        for piece in reversed(self._held_by(slot)[1:]):
+            # It was not this piece that failed, nor its workers that were lost.
+            piece.left("queued", self._clock())
+            piece.slot, piece.attempts = "", piece.attempts - 1
+            self._queue.appendleft([piece.work.work_id])
+        await self._notify()
 
     async def report(self, work_id: str, event: Event) -> None:
         """Progress of a leased piece."""
@@ -139,14 +153,15 @@ class Desk:
         self._slots.discard(slot)
         if slot not in self._useful_slots:
             await self._count_barren(error)
-        for work_id, piece in self._pieces.items():
-            if piece.slot == slot and piece.state == "leased":
-                piece.slot = ""
-                if piece.attempts > self._max_failures:
-                    await self.fail(work_id, error, 5)
-                else:
-                    piece.left("queued", self._clock())
-                    self._queue.appendleft(work_id)
+        lost = self._held_by(slot)
+        for piece in lost:
+            piece.slot = ""
+            if piece.attempts > self._max_failures:
+                await self.fail(piece.work.work_id, error, 5)
+            else:
+                piece.left("queued", self._clock())
+        if again := [piece.work.work_id for piece in lost if piece.state == "queued"]:
+            self._queue.appendleft(again)
         await self._notify()
 
     async def events(self, work_id: str, after: int, timeout_s: float) -> list[Event]:
@@ -188,9 +203,12 @@ class Desk:
         """A slot ended before its workers asked for anything: something keeps them from starting at all."""
         self._num_barren += 1
         if self._num_barren > self._max_failures:
-            for work_id in list(self._queue):
+            for work_id in [work_id for together in self._queue for work_id in together]:
                 await self.fail(work_id, f"no worker group could start: {error}", 4)
             self._queue.clear()
+
+    def _held_by(self, slot: str) -> list[Piece]:
+        return [piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"]
 
     def _count_attempt(self, piece: Piece) -> None:
         piece.attempts += 1

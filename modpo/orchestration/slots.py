@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -103,14 +103,17 @@ def _train_loop(config: dict[str, Any]) -> None:
     work_until_closed(config)
 
 
-def perform(work: Work, settings: SlotSettings) -> Iterator[Event]:
+def perform(work: Work, settings: SlotSettings, together: Sequence[Work] = ()) -> Iterator[Event]:
     """Has a slot do a piece of work; yields its reports, `finished` or `failed` last.
 
     Opens a slot where none is free and the cluster has room for one more. Calling it again for the same work follows
     the same piece, from its first report on.
+
+    Args:
+        together: the pieces that one slot is to get with this one, itself among them; this one alone, if left out.
     """
     desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
-    ray.get(desk.submit.remote(work))
+    ray.get(desk.submit.remote(*(together or (work,))))
     seen = 0
     while True:
         _open_if_needed(desk, settings)

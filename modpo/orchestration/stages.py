@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modpo.artifacts import is_complete, stage_path
+from modpo.artifacts import is_complete, read_json, stage_path
 from modpo.config.spec import StageInputs, TrialSpec, Work, WorkKind
+from modpo.config.together import alone_because
 from modpo.config.tree import SweepConfig
 from modpo.ledger import final_dir, is_finished, is_trained
 from modpo.orchestration.digests import ANNOTATION_VERSION, LABEL_VERSION
+from modpo.orchestration.grouping import LayerSize, StepSize, grouped, largest_group
 from modpo.orchestration.plan import SweepPlan
 from modpo.orchestration.session import Session
 
@@ -162,11 +164,47 @@ def run_points(state: RunState, kind: Literal["vertex", "point"], trials: Sequen
     # Tune takes seconds to import.
     from modpo.orchestration.sweep import run_sweep
 
-    works = [state.work(kind, f"{kind}-{trial.trial_id}", trial) for trial in trials]
+    groups = [
+        [state.work(kind, f"{kind}-{trial.trial_id}", trial) for trial in group] for group in _grouped(state, trials)
+    ]
     run_sweep(
-        works,
+        groups,
         state.session.settings,
         state.config.trackers,
         name="vertices" if kind == "vertex" else "sweep",
         storage_path=str(state.run_dir / "tune"),
     )
+
+
+def _grouped(state: RunState, trials: Sequence[TrialSpec]) -> list[list[TrialSpec]]:
+    """Which trials a slot gets together: only such as are not trained yet."""
+    untrained = [trial for trial in trials if not is_trained(state.run_dir, trial)]
+    largest = _largest_group(state, len(untrained))
+    if largest == 1:
+        return [[trial] for trial in trials]
+    others = [[trial] for trial in trials if trial not in untrained]
+    return [*grouped(untrained, slots=state.session.num_slots, largest=largest), *others]
+
+
+def _largest_group(state: RunState, num_trials: int) -> int:
+    config, asked = state.config, state.config.resources.points_together
+    if asked == 1 or num_trials <= state.session.num_slots or alone_because(config) is not None:
+        return 1
+    if asked != "auto":
+        return asked
+    # It takes seconds to import, and most runs never ask.
+    from modpo.models import layer_size
+
+    layer = LayerSize(*layer_size(config.model, path=state.inputs.start_model))
+    tokens = config.training.per_device_train_batch_size * _tokens_of_a_pair(state)
+    on_gpu = state.session.settings.resources.gpus_per_worker > 0
+    return largest_group(StepSize(tokens, layer), on_gpu=on_gpu)
+
+
+def _tokens_of_a_pair(state: RunState) -> float:
+    """The sum of the median lengths, of the objective that has most; the longest possible where pairs are made."""
+    counts = read_json(Path(state.inputs.prepared) / "counts.json")
+    lengths = [counts[name]["lengths"] for name in state.config.objective_names if counts.get(name, {}).get("lengths")]
+    if state.plan.labelled or not lengths:
+        return 2.0 * state.config.longest_sequence
+    return float(max(sum(each[part]["50"] for part in ("prompt", "chosen", "rejected")) for each in lengths))

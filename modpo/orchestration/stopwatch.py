@@ -17,12 +17,12 @@ class Stopwatch:
 
     Args:
         earlier: the point as earlier attempts left it, None where there was none.
-        devices: whose time is taken, all of them busy with this point.
+        devices: whose time is taken: those that work on this point, or its part of them where they work on several.
         clock: in seconds.
     """
 
     earlier: PointRecord | None
-    devices: int
+    devices: float
     clock: Callable[[], float] = time.monotonic
     _started: float = field(init=False)
     _evaluating: float = field(default=0.0, init=False)

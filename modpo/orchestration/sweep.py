@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from ray import tune
@@ -19,20 +20,26 @@ DRIVER_RETRIES = 1
 
 
 def run_sweep(
-    points: Sequence[Work], settings: SlotSettings, trackers: TrackersConfig, *, name: str, storage_path: str
+    groups: Sequence[Sequence[Work]], settings: SlotSettings, trackers: TrackersConfig, *, name: str, storage_path: str
 ) -> tune.ResultGrid:
     """Runs every point and returns Tune's results, one row a point.
 
     Failed points are errors of their own trials; the others finish.
+
+    Args:
+        groups: points that one slot gets together.
     """
     driver = settings.resources.driver
-    works = {work.trial.trial_id: work for work in points if work.trial is not None}
+    by_trial = {work.trial.trial_id: group for group in groups for work in group if work.trial is not None}
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, works=works, settings=settings), {resource: 0.01 for resource in driver}
+        tune.with_parameters(run_trial, groups=by_trial, settings=settings), {resource: 0.01 for resource in driver}
     )
+    # The first of every group, then the second: a trial that is begun brings its whole group to the desk, and those
+    # that follow find their point where it is.
+    order = [work for row in zip_longest(*groups) for work in row if work is not None]
     tuner = tune.Tuner(
         trainable,
-        param_space={"trial": tune.grid_search([w.trial.model_dump(mode="json") for w in works.values() if w.trial])},
+        param_space={"trial": tune.grid_search([w.trial.model_dump(mode="json") for w in order if w.trial])},
         tune_config=tune.TuneConfig(
             # A trial that waits for a slot costs a process: no more of them than slots, and each serves many points.
             max_concurrent_trials=settings.resources.slots,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ class PointFailedError(RuntimeError):
     """A point's one-line root cause, as Tune shows it."""
 
 
-def run_trial(config: dict[str, Any], *, works: Mapping[str, Work], settings: SlotSettings) -> None:
+def run_trial(config: dict[str, Any], *, groups: Mapping[str, Sequence[Work]], settings: SlotSettings) -> None:
     """One Tune trial.
 
     Launches a Ray Train run for its point where the cluster has room, and otherwise waits for a worker group that is
@@ -26,14 +26,16 @@ def run_trial(config: dict[str, Any], *, works: Mapping[str, Work], settings: Sl
 
     Args:
         config: `trial`, a TrialSpec as JSON.
-        works: the sweep's work by trial id.
+        groups: by trial id, the work of the trial and of those that one slot trains together with it.
     """
-    work = works[TrialSpec.model_validate(config["trial"]).trial_id]
+    trial = TrialSpec.model_validate(config["trial"])
+    together = groups[trial.trial_id]
+    work = next(work for work in together if work.trial == trial)
     described = describe(work)
     if _is_done(work):
         tune.report({**described, **point_row(work)})
         return
-    for event in perform(work, settings):
+    for event in perform(work, settings, together):
         if event["kind"] == "failed":
             _record_failure(work, event["error"])
             raise PointFailedError(event["error"])

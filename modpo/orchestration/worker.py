@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from modpo.label import label_shard
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
+from modpo.orchestration.group import train_group
 from modpo.orchestration.stopwatch import Stopwatch
 from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
@@ -49,19 +50,42 @@ def work_until_closed(config: dict[str, Any]) -> None:
         leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
         if leased == CLOSED:
             return
-        if isinstance(leased, Work):
-            _perform(leased, desk, rank)
+        if isinstance(leased, list):
+            _perform_all(leased, config["slot"], desk, rank)
+
+
+def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None:
+    """What a slot was given together. Points that cannot be trained together go back, all but the first."""
+    world_size = dist.get_world_size()
+
+    def hooks_of(work: Work, on_progress: Callable[[Progress], None]) -> list[Hook]:
+        return _hooks(work, _reporter(work, desk, rank), rank, on_progress)
+
+    def part() -> None:
+        if rank == 0:
+            ray.get(desk.part.remote(slot))
+
+    if len(works) > 1:
+        try:
+            together = train_group(works, hooks_of, rank=rank, world_size=world_size)
+        except Exception:
+            logger.exception("%d points are trained one after another", len(works))
+            together = False
+            if world_size > 1:
+                # The other ranks may wait in a collective: only a new group of workers is clean.
+                part()
+                raise
+        if not together:
+            part()
+            works = works[:1]
+    for work in works:
+        _perform(work, desk, rank)
 
 
 def _perform(work: Work, desk: Any, rank: int) -> None:
     """One piece of work from start to its last report; an error is the piece's own and never the slot's."""
-
-    def report(event: dict[str, Any]) -> None:
-        if rank == 0:
-            ray.get(desk.report.remote(work.work_id, event))
-
     try:
-        result = _WORK[work.kind](work, report, rank)
+        result = _WORK[work.kind](work, _reporter(work, desk, rank), rank)
     except Exception as error:  # whatever it is, it becomes this point's root cause
         cause = root_cause(error)
         logger.error("%s failed: %s\n%s", work.work_id, cause, traceback.format_exc())
@@ -76,6 +100,16 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
         barrier()
         if rank == 0:
             ray.get(desk.finish.remote(work.work_id, result))
+
+
+def _reporter(work: Work, desk: Any, rank: int) -> Report:
+    """Reports to the desk, from rank 0."""
+
+    def report(event: dict[str, Any]) -> None:
+        if rank == 0:
+            ray.get(desk.report.remote(work.work_id, event))
+
+    return report
 
 
 def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:

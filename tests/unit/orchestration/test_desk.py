@@ -41,7 +41,7 @@ def two_objectives() -> SweepConfig:
 
 async def leased_id(desk: Desk, slot: str) -> str:
     leased = await desk.lease(slot)
-    return leased.work_id if isinstance(leased, Work) else leased
+    return leased if isinstance(leased, str) else "+".join(work.work_id for work in leased)
 
 
 def test_work_is_leased_once_and_in_order(work: Any) -> None:
@@ -230,5 +230,74 @@ class TestDeviceSeconds:
             now[0] = 11
             await desk.finish("a", {})
             assert await self.spent(desk) == [(4 + 1) * 2.0]
+
+        run(story())
+
+
+class TestTogether:
+    """Points that one slot gets together are pieces of their own all the same."""
+
+    def test_they_are_leased_together_once_and_each_is_followed_by_itself(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=0)
+            group = [work(name) for name in "abc"]
+            await desk.submit(*group)
+            await desk.submit(*group)
+            await desk.submit(work("d"))
+            assert [await leased_id(desk, slot) for slot in ("s1", "s2", "s3")] == ["a+b+c", "d", WAIT]
+            await desk.report("b", {"step": 1})
+            await desk.finish("a", {})
+            assert [event["kind"] for event in await desk.events("a", 0, SHORT_S)] == ["finished"]
+            assert [event["kind"] for event in await desk.events("b", 0, SHORT_S)] == ["progress"]
+
+        run(story())
+
+    def test_a_group_keeps_one_slot_busy(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=0)
+            await desk.submit(work("a"), work("b"))
+            first = await desk.claim_slot()
+            assert first is not None and await desk.claim_slot() is None
+            await leased_id(desk, first)
+            await desk.submit(work("c"))
+            assert await desk.claim_slot() is not None
+
+        run(story())
+
+    def test_a_slot_that_lost_its_workers_gets_what_is_not_over(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=1)
+            await desk.submit(*(work(name) for name in "abc"))
+            await leased_id(desk, "s1")
+            await desk.finish("a", {})
+            assert await leased_id(desk, "s1") == "b+c"
+            # A third loss is one too many, for both.
+            assert await leased_id(desk, "s1") == WAIT
+            assert [piece["state"] for piece in await desk.snapshot()] == ["finished", "failed", "failed"]
+
+        run(story())
+
+    def test_a_slot_that_is_gone_leaves_them_to_another_together(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=1)
+            name = await desk.claim_slot(True)
+            assert name is not None
+            await desk.submit(work("a"), work("b"))
+            await leased_id(desk, name)
+            await desk.slot_lost(name, "gone")
+            assert await leased_id(desk, "another") == "a+b"
+
+        run(story())
+
+    def test_parted_the_slot_keeps_the_first_and_others_come_before_all_that_wait(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=3, max_failures=0)
+            await desk.submit(*(work(name) for name in "abc"))
+            await desk.submit(work("d"))
+            await leased_id(desk, "s1")
+            await desk.part("s1")
+            assert [await leased_id(desk, slot) for slot in ("s2", "s3", "s4")] == ["b", "c", "d"]
+            # Being parted is no failure: `b` has lost nothing yet.
+            assert [piece["attempts"] for piece in await desk.snapshot()] == [1, 1, 1, 1]
 
         run(story())
