@@ -101,3 +101,29 @@ def shared_models() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/models beside the checkout: the real tiny models are not available")
     return folder
+
+
+@pytest.fixture(scope="session")
+def extensions_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where torch and DeepSpeed would put anything that they compile."""
+    folder = tmp_path_factory.mktemp("torch-extensions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def one_worker(extensions_dir: Path) -> Iterator[None]:
+    """This process alone as a process group, as the workers of a one-worker trial are.
+
+    One for all tests: DeepSpeed remembers the first one that it sees in a process.
+    """
+    import torch
+
+    from modpo.training.process_group import process_group
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with process_group():
+        yield
+    torch.set_num_threads(threads)

@@ -21,7 +21,6 @@ from benchmarks.scale_ways import (
     one_after_another,
     schedules,
 )
-from modpo.training.process_group import process_group
 
 # Five points on two slots: 0 and 1 at the ends are the vertices, trained before the others.
 QUIET = Scenario(
@@ -106,10 +105,9 @@ def test_a_line_through_points_by_hand() -> None:
 @pytest.mark.slow
 @pytest.mark.deepspeed
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_costs_come_from_runs_that_go_to_their_end(tmp_path: Path) -> None:
+def test_costs_come_from_runs_that_go_to_their_end(tmp_path: Path, one_worker: None) -> None:
     sizes = Sizes(64, 1, 64, (8, 16), (8, 16), (2, 3), (1, 2), points=2, rounds=1)
-    with process_group():
-        rows = measured_costs(tmp_path, sizes)
+    rows = measured_costs(tmp_path, sizes)
     assert {name: len(table) for name, table in rows.items()} == {
         "pairs": 2, "length": 2, "objectives": 2, "workers": 2, "points": 2,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""One small annotated run for all tests of this folder, and a process group of one that lives as long as they do."""
+"""One small annotated run for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from modpo.training.process_group import process_group
 from tests.deepspeed.trainings import KINDS, Outcome, sweep_config, train_interrupted, train_to_end, write_run
 from tests.deepspeed.two_workers import CROSSINGS, crossing_config, crossing_name
 
@@ -30,25 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.deepspeed)
             for warning in IGNORED_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(warning))
-
-
-@pytest.fixture(scope="session")
-def extensions_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where torch and DeepSpeed would put anything that they compile."""
-    folder = tmp_path_factory.mktemp("torch-extensions")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def one_worker(extensions_dir: Path) -> Iterator[None]:
-    """This process alone as a process group, as the workers of a one-worker trial are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with process_group():
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

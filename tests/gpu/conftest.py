@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-# The small annotated run, and a process group of one, as the tests of the engine have them.
-from tests.deepspeed.conftest import IGNORED_WARNINGS, extensions_dir, one_worker, run_dir, trajectory
+# The small annotated run, as the tests of the engine have it.
+from tests.deepspeed.conftest import IGNORED_WARNINGS, run_dir, trajectory
 
-__all__ = ["extensions_dir", "one_worker", "run_dir", "trajectory"]
+__all__ = ["run_dir", "trajectory"]
 
 HERE = Path(__file__).parent
 
