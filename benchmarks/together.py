@@ -27,6 +27,7 @@ from modpo.models import attach_adapter
 from modpo.orchestration.grouping import LayerSize, StepSize, largest_group
 from modpo.scoring import ResponseModel
 from modpo.stacking import StackedResponseModel
+from modpo.telemetry import quiet_libraries
 from modpo.training.cotraining import stacked_micro_batch
 from modpo.training.engine import DeepSpeedEngine, StackedEngine
 from modpo.training.process_group import process_group
@@ -62,12 +63,14 @@ class Case:
 
 CASES = (
     Case(64, 2, 8, 7, 8),
-    Case(64, 2, 32, 7, 8),
+    Case(64, 2, 32, 7, 5),
     Case(128, 4, 4, 20, 8),
     Case(128, 4, 4, 40, 4),
-    Case(128, 4, 4, 60, 4),
+    Case(128, 4, 4, 60, 2),
     Case(256, 4, 4, 20, 4),
-    Case(256, 4, 4, 60, 2),
+    # Larger than `auto` makes them.
+    Case(64, 2, 32, 7, 8),
+    Case(128, 4, 4, 60, 4),
     Case(256, 4, 4, 60, 4),
     Case(384, 4, 8, 60, 4),
 )
@@ -78,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
+    quiet_libraries()
     torch.set_num_threads(1)
     with process_group():
         measured = {case: measure(case, rounds) for case in CASES}

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 from modpo.config.spec import TrialSpec
 
-# Numbers in the hidden states of a group, points x tokens x hidden size, that stay in the caches of a CPU. Measured
-# with groups of 4 and 8 against their points one after another: 45,000 are 2.2 times as fast, 123,000 1.4 times,
-# 245,000 1.2 to 1.5, 370,000 to 490,000 1.1 to 1.2, 720,000 as fast.
-CPU_HOLDS = 400_000
+# Numbers in the hidden states of a group, points x tokens x hidden size, up to which it surely pays on a CPU. Measured
+# against the points one after another (benchmarks/together.py): groups of 86,000 take their steps 2.8 times as fast,
+# those of 184,000 to 246,000 1.1 to 1.6 times, 369,000 1.05 times, 737,000 0.96 times.
+CPU_HOLDS = 250_000
 # Multiplications of a decoder layer for all points of a group, on a GPU: half of what an H100 does, at 45 % of its rate
 # in bfloat16, while 135 kernels a layer are launched in 6 microseconds each. Counted, not measured.
 GPU_HOLDS = 45e9

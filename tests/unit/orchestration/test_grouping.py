@@ -69,7 +69,7 @@ class TestLargest:
 
     @pytest.mark.parametrize(
         ("tokens", "hidden_size", "expected"),
-        [(176, 64, LARGEST), (1408, 64, 4), (240, 128, LARGEST), (720, 128, 4), (720, 256, 2), (2024, 384, 1)],
+        [(168, 64, LARGEST), (672, 64, 5), (240, 128, LARGEST), (720, 128, 2), (240, 256, 4), (720, 256, 1)],
     )
     def test_on_a_cpu(self, tokens: float, hidden_size: int, expected: int) -> None:
         step = StepSize(tokens, LayerSize(hidden_size, 12 * hidden_size**2))
