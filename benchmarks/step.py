@@ -37,6 +37,7 @@ PEAK_REPEATS = 9
 ENGINE_BAR = round(1 / 1.05, 3)
 MEMORY_BAR = 4.0
 FEW_PAIRS = 2
+PRINTED = ("variant", "ms_per_pair", "percent_of_peak", "times_ours")
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,15 @@ def main() -> None:
     if arguments.profile:
         _profile(form.measurements[0])
         return
-    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "steps": [], "rounds": {}}
+    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "rows": [], "cpu_seconds": {}}
     ratios: dict[str, Ratio] = {}
     for measurement in form.measurements:
         seconds = _interleaved(measurement)
         ratios |= _step_ratios(measurement, seconds)
         rows = _rows(measurement, seconds)
-        results["steps"] += rows
-        results["rounds"][measurement.name] = {name: [round(s, 3) for s in each] for name, each in seconds.items()}
-        print_table(measurement.name, rows)
+        results["rows"] += rows
+        results["cpu_seconds"][measurement.name] = {n: [round(s, 3) for s in each] for n, each in seconds.items()}
+        print_table(_title(measurement), [{key: row[key] for key in PRINTED} for row in rows])
     memory, memory_ratios = _memory(form)
     print_table("peak memory of a step above the model, MiB", memory)
     engine, bare = engine_and_bare(form.engine, form.engine_rounds)
@@ -178,7 +179,7 @@ def _step_ratios(measurement: Measurement, seconds: Mapping[str, list[float]]) -
 
 def _rows(measurement: Measurement, seconds: Mapping[str, list[float]]) -> list[dict[str, Any]]:
     """One row a variant: the batch's tokens, milliseconds a pair, and useful operations as a share of the peak."""
-    counts = token_counts(list(measurement.case.pairs))
+    counts = token_counts(measurement.case.pairs)
     return [
         {
             "case": measurement.name,
@@ -191,6 +192,15 @@ def _rows(measurement: Measurement, seconds: Mapping[str, list[float]]) -> list[
         }
         for name in VARIANTS
     ]
+
+
+def _title(measurement: Measurement) -> str:
+    pairs = measurement.case.pairs
+    tokens = token_counts(pairs)
+    return (
+        f"{measurement.name}: {len(pairs)} pairs, {tokens.padded:,} tokens padded, {tokens.flat:,} flat, "
+        f"{tokens.unique:,} unique, {tokens.responses:,} of responses; {measurement.rounds} rounds"
+    )
 
 
 def _memory(form: Form) -> tuple[list[dict[str, Any]], dict[str, Ratio]]:

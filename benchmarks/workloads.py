@@ -7,7 +7,7 @@ where the mean over seeds is 2.07. The others lie near their means, 2.27 and 2.4
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,7 @@ class TokenCounts:
     longest: int
 
 
-def token_counts(pairs: list[TokenisedPair]) -> TokenCounts:
+def token_counts(pairs: Sequence[TokenisedPair]) -> TokenCounts:
     prompts = sum(len(pair.prompt_ids) for pair in pairs)
     responses = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
     longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs)
