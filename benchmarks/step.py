@@ -11,7 +11,7 @@ import argparse
 import gc
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from modpo.utilisation import seconds_per_operation
 
 PEAK = "matmul peak"
 """The operations that the step cannot do without, at the speed of a large product in the same round."""
-PEAK_REPEATS = 9
+PEAK_REPEATS = 3
 # A cost of 5 % over the bare loop, as a ratio of what the bare loop takes.
 ENGINE_BAR = round(1 / 1.05, 3)
 MEMORY_BAR = 4.0
@@ -52,13 +52,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Form:
-    """What one run of this benchmark measures."""
+    """What one run of this benchmark measures; what has bars comes first."""
 
     measurements: tuple[Measurement, ...]
+    further: tuple[Measurement, ...]
     memory: tuple[ModelSize, ...]
     engine: Case
     engine_rounds: int
     has_bars: bool
+    memory_of: tuple[str, ...] = VARIANTS
 
 
 def full_form(rounds: int) -> Form:
@@ -70,6 +72,8 @@ def full_form(rounds: int) -> Form:
         (
             Measurement("h=512, uniform", Case(H512, UNIFORM.pairs(h512)), rounds, against),
             Measurement("h=512, qa", Case(H512, QA.pairs(h512)), rounds, long_prompts),
+        ),
+        (
             Measurement("h=512, safety", Case(H512, SAFETY.pairs(h512)), few),
             *(
                 Measurement(f"V=32000, {w.name}", Case(V32K, w.pairs(v32k)[:FEW_PAIRS]), few)
@@ -91,15 +95,41 @@ def quick_form() -> Form:
             Measurement(f"h=256, {w.name}", Case(SMALL, w.pairs(vocabulary)[:FEW_PAIRS]), rounds=2)
             for w in (UNIFORM, QA)
         ),
+        further=(),
         memory=(SMALL,),
         engine=Case(SMALL, UNIFORM.pairs(vocabulary)[:FEW_PAIRS]),
         engine_rounds=3,
         has_bars=False,
+        memory_of=(OURS, REFERENCE),
     )
 
 
+class Findings:
+    """What was measured so far, written after every part: a run that is broken off leaves those it had."""
+
+    def __init__(self, path: Path) -> None:
+        self.ratios: dict[str, Ratio] = {}
+        self._path = path
+        self._results: dict[str, Any] = {"machine": machine(), "commit": commit(), "rows": [], "cpu_seconds": {}}
+
+    def add(
+        self,
+        *,
+        rows: Sequence[dict[str, Any]] = (),
+        cpu_seconds: Mapping[str, Any] | None = None,
+        ratios: Mapping[str, Ratio] | None = None,
+        **parts: Any,
+    ) -> None:
+        self._results["rows"] += rows
+        self._results["cpu_seconds"] |= cpu_seconds or {}
+        self.ratios |= ratios or {}
+        now = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "load_after": machine()["load_average"]}
+        self._results |= parts | now
+        write_results(self._path, self._results, self.ratios)
+
+
 def main() -> None:
-    """Prints tables as they come, and writes the results at the end."""
+    """Prints a table for every part, and how the ratios stand to their bars."""
     arguments = _arguments()
     if not is_installed():
         raise SystemExit(
@@ -111,28 +141,15 @@ def main() -> None:
     if arguments.profile:
         _profile(form.measurements[0])
         return
-    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "rows": [], "cpu_seconds": {}}
-    ratios: dict[str, Ratio] = {}
+    findings = Findings(arguments.results)
     for measurement in form.measurements:
-        seconds = _interleaved(measurement)
-        ratios |= _step_ratios(measurement, seconds)
-        rows = _rows(measurement, seconds)
-        results["rows"] += rows
-        results["cpu_seconds"][measurement.name] = {n: [round(s, 3) for s in each] for n, each in seconds.items()}
-        print_table(_title(measurement), [{key: row[key] for key in PRINTED} for row in rows])
-    memory, memory_ratios = _memory(form)
-    print_table("peak memory of a step above the model, MiB", memory)
-    engine, bare = engine_and_bare(form.engine, form.engine_rounds)
-    ratios |= memory_ratios | {"engine: bare loop": ratio(engine, bare, bar=ENGINE_BAR if form.has_bars else None)}
-    results |= {
-        "memory": memory,
-        "engine": {"engine_seconds": round(median(engine), 3), "bare_seconds": round(median(bare), 3)},
-        "profile": _profile(form.measurements[0]),
-        "load_after": machine()["load_average"],
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    print_ratios("what others take / what ours takes", ratios)
-    write_results(arguments.results, results, ratios)
+        _measure_case(measurement, findings)
+    _measure_memory(form, findings)
+    _measure_engine(form, findings)
+    findings.add(profile=_profile(form.measurements[0]))
+    for measurement in form.further:
+        _measure_case(measurement, findings)
+    print_ratios("what others take / what ours takes", findings.ratios)
 
 
 def _arguments() -> argparse.Namespace:
@@ -142,6 +159,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="only show where a step spends its time")
     parser.add_argument("--results", type=Path, default=RESULTS / "step.json", help="where the figures are written")
     return parser.parse_args()
+
+
+def _measure_case(measurement: Measurement, findings: Findings) -> None:
+    seconds = _interleaved(measurement)
+    rows = _rows(measurement, seconds)
+    rounded = {name: [round(s, 3) for s in each] for name, each in seconds.items()}
+    findings.add(rows=rows, cpu_seconds={measurement.name: rounded}, ratios=_step_ratios(measurement, seconds))
+    print_table(_title(measurement), [{key: row[key] for key in PRINTED} for row in rows])
 
 
 def _interleaved(measurement: Measurement) -> dict[str, list[float]]:
@@ -154,10 +179,11 @@ def _interleaved(measurement: Measurement) -> dict[str, list[float]]:
             Case(case.size, case.pairs[:1]).step(name, Path(folder)).run()
         steps = {name: case.step(name, Path(folder)) for name in VARIANTS}
         for _ in range(measurement.rounds):
+            products = []
             for name, step in steps.items():
                 seconds[name].append(_seconds(step))
-            fastest = min(seconds_per_operation(CPU, torch.float32, time.process_time) for _ in range(PEAK_REPEATS))
-            seconds[PEAK].append(useful * fastest)
+                products += [seconds_per_operation(CPU, torch.float32, time.process_time) for _ in range(PEAK_REPEATS)]
+            seconds[PEAK].append(useful * min(products))
     return seconds
 
 
@@ -203,20 +229,30 @@ def _title(measurement: Measurement) -> str:
     )
 
 
-def _memory(form: Form) -> tuple[list[dict[str, Any]], dict[str, Ratio]]:
-    rows: list[dict[str, Any]] = []
+def _measure_memory(form: Form, findings: Findings) -> None:
+    rows = []
     ratios: dict[str, Ratio] = {}
     for size in form.memory:
-        found = {name: step_memory(name, size, FEW_PAIRS) for name in VARIANTS}
+        found = {name: step_memory(name, size, FEW_PAIRS) for name in form.memory_of}
         vocabulary = f"V={size.vocabulary}"
         rows.append({"model": f"h={size.hidden}, {vocabulary}", **{name: round(mib) for name, mib in found.items()}})
-        bar = MEMORY_BAR if form.has_bars and size is V32K else None
+        bars = {REFERENCE: MEMORY_BAR} if form.has_bars and size is V32K else {}
         ratios |= {
-            f"memory, {vocabulary}: {name}": ratio([found[OURS]], [mib], bar=bar if name == REFERENCE else None)
+            f"memory, {vocabulary}: {name}": ratio([found[OURS]], [mib], bar=bars.get(name))
             for name, mib in found.items()
             if name != OURS
         }
-    return rows, ratios
+    findings.add(memory=rows, ratios=ratios)
+    print_table("peak memory of a step above the model, MiB", rows)
+
+
+def _measure_engine(form: Form, findings: Findings) -> None:
+    engine, bare = engine_and_bare(form.engine, form.engine_rounds)
+    found = ratio(engine, bare, bar=ENGINE_BAR if form.has_bars else None)
+    findings.add(
+        engine={"engine_seconds": round(median(engine), 3), "bare_seconds": round(median(bare), 3)},
+        ratios={"engine: bare loop": found},
+    )
 
 
 def _profile(measurement: Measurement) -> list[dict[str, Any]]:
