@@ -3,14 +3,17 @@ PYTHON ?= python3
 CONFIG ?= ray_jobs/configs/demo.yaml
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+BASELINES := $(VENV)/.baselines
 BIN := $(VENV)/bin
 FAST := not slow and not gpu
+BENCHMARKS := step sweep prepare
+QUICK_RESULTS := benchmarks/results/quick
 
 # Several workers share the cores: one thread each is faster than all of them fighting over every core.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest test-all test-gpu check format
+.PHONY: help demo test test-rest test-all test-gpu check format bench bench-quick
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +40,17 @@ check: $(INSTALLED) ## lint, format and types
 format: $(INSTALLED) ## sort imports and format
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
+
+bench: $(BASELINES) ## all benchmarks: tables, and benchmarks/results/NAME.json
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -W ignore -m benchmarks.$$name; done
+
+bench-quick: $(BASELINES) ## the same with small sizes, in less than three minutes
+	@set -e; for name in $(BENCHMARKS); do \
+	    $(BIN)/python -W ignore -m benchmarks.$$name --quick --results $(QUICK_RESULTS)/$$name.json; done
+
+$(BASELINES): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,baselines]"
+	@touch $@
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else \

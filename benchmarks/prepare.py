@@ -32,6 +32,7 @@ OBJECTIVES = ("vivid", "brief")
 TEXT_CHARACTERS = 300
 NUM_TEXTS = 5000
 VALIDATED_ROWS = 100_000
+QUICK_ROWS = 10_000
 
 
 def main() -> None:
@@ -40,13 +41,14 @@ def main() -> None:
     if arguments.prepare is not None:
         _prepare(arguments.prepare)
         return
-    sizes = (arguments.rows // 10, arguments.rows)
-    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "repeats": arguments.repeats}
+    rows, repeats = (QUICK_ROWS, 1) if arguments.quick else (arguments.rows, arguments.repeats)
+    validated_rows = QUICK_ROWS if arguments.quick else VALIDATED_ROWS
+    results: dict[str, Any] = {"machine": machine(), "commit": commit(), "repeats": repeats}
     with tempfile.TemporaryDirectory(prefix="modpo-benchmark-") as folder:
         world = Path(folder)
         texts = write_tokenizer(world / "model")
-        validated = [_validated(world, texts) for _ in range(arguments.repeats)]
-        prepared = [_prepared(world, texts, rows) for rows in sizes for _ in range(arguments.repeats)]
+        validated = [_validated(world, texts, validated_rows) for _ in range(repeats)]
+        prepared = [_prepared(world, texts, size) for size in (rows // 10, rows) for _ in range(repeats)]
     results |= {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "validate": medians(validated),
@@ -61,6 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="pairs of the larger size; the other is a tenth")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each size; medians are reported")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, once")
     parser.add_argument("--results", type=Path, default=RESULTS / "prepare.json", help="where the figures are written")
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -111,11 +114,11 @@ def write_sweep(world: Path, texts: list[str], rows: int) -> Path:
     return path
 
 
-def _validated(world: Path, texts: list[str]) -> dict[str, Any]:
+def _validated(world: Path, texts: list[str], rows: int) -> dict[str, Any]:
     """`modpo validate` from its start to its end."""
-    sweep = write_sweep(world, texts, VALIDATED_ROWS)
+    sweep = write_sweep(world, texts, rows)
     measured = measure([sys.executable, "-m", "modpo", "validate", str(sweep)])
-    return {"rows": VALIDATED_ROWS, "seconds": measured["seconds"], **_common(measured, VALIDATED_ROWS)}
+    return {"rows": rows, "seconds": measured["seconds"], **_common(measured, rows)}
 
 
 def _prepared(world: Path, texts: list[str], rows: int) -> dict[str, Any]:
