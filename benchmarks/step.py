@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -105,26 +107,29 @@ def quick_form() -> Form:
 
 
 class Findings:
-    """What was measured so far, written after every part: a run that is broken off leaves those it had."""
+    """What was measured so far, written after every part: a run that is broken off leaves those it had.
 
-    def __init__(self, path: Path) -> None:
-        self.ratios: dict[str, Ratio] = {}
+    Args:
+        keeps: whether the parts that stand in the file already are kept until they are measured again.
+    """
+
+    def __init__(self, path: Path, *, keeps: bool) -> None:
         self._path = path
-        self._results: dict[str, Any] = {"machine": machine(), "commit": commit(), "rows": [], "cpu_seconds": {}}
+        kept = json.loads(path.read_text(encoding="utf-8")) if keeps and path.is_file() else {"measured": {}}
+        self._results: dict[str, Any] = kept | {"machine": machine(), "commit": commit()}
+        self.ratios = {name: Ratio(**found) for name, found in self._results.pop("ratios", {}).items()}
 
-    def add(
-        self,
-        *,
-        rows: Sequence[dict[str, Any]] = (),
-        cpu_seconds: Mapping[str, Any] | None = None,
-        ratios: Mapping[str, Ratio] | None = None,
-        **parts: Any,
-    ) -> None:
-        self._results["rows"] += rows
-        self._results["cpu_seconds"] |= cpu_seconds or {}
-        self.ratios |= ratios or {}
-        now = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "load_after": machine()["load_average"]}
-        self._results |= parts | now
+    def add(self, part: str, ratios: Mapping[str, Ratio], **found: Any) -> None:
+        """A part replaces what was found of it before; `rows` are joined with those of other cases."""
+        rows = [row for row in self._results.get("rows", []) if row["case"] != part]
+        found["rows"] = rows + found.get("rows", [])
+        self._results |= found
+        self._results["measured"][part] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "load_average": machine()["load_average"],
+        }
+        self.ratios |= ratios
         write_results(self._path, self._results, self.ratios)
 
 
@@ -138,25 +143,41 @@ def main() -> None:
     torch.set_num_threads(1)
     quiet_libraries()
     form = quick_form() if arguments.quick else full_form(arguments.rounds)
-    if arguments.profile:
-        _profile(form.measurements[0])
-        return
-    findings = Findings(arguments.results)
-    for measurement in form.measurements:
-        _measure_case(measurement, findings)
-    _measure_memory(form, findings)
-    _measure_engine(form, findings)
-    findings.add(profile=_profile(form.measurements[0]))
-    for measurement in form.further:
-        _measure_case(measurement, findings)
-    print_ratios("what others take / what ours takes", findings.ratios)
+    parts = _parts(form)
+    if unknown := set(arguments.only) - parts.keys():
+        raise SystemExit(f"--only {' '.join(sorted(unknown))}: the parts are {', '.join(parts)}")
+    findings = Findings(arguments.results, keeps=bool(arguments.only))
+    for name in arguments.only or parts:
+        parts[name](findings)
+    if findings.ratios:
+        print_ratios("what others take / what ours takes", findings.ratios)
+
+
+def _parts(form: Form) -> dict[str, Callable[[Findings], None]]:
+    """Everything that is measured, by name and in order."""
+    return {
+        **{each.name: partial(_measure_case, each) for each in form.measurements},
+        "memory": partial(_measure_memory, form),
+        "engine": partial(_measure_engine, form),
+        "profile": partial(_measure_profile, form.measurements[0]),
+        **{each.name: partial(_measure_case, each) for each in form.further},
+    }
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, in less than a minute")
     parser.add_argument("--rounds", type=int, default=5, help="of the cases that have bars; the others get about half")
-    parser.add_argument("--profile", action="store_true", help="only show where a step spends its time")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="measure these anew, keep the rest of the file: cases as their tables name them, memory, engine, profile",
+    )
+    parser.add_argument(
+        "--profile", dest="only", action="store_const", const=["profile"], help="where a step spends its time"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS / "step.json", help="where the figures are written")
     return parser.parse_args()
 
@@ -164,8 +185,7 @@ def _arguments() -> argparse.Namespace:
 def _measure_case(measurement: Measurement, findings: Findings) -> None:
     seconds = _interleaved(measurement)
     rows = _rows(measurement, seconds)
-    rounded = {name: [round(s, 3) for s in each] for name, each in seconds.items()}
-    findings.add(rows=rows, cpu_seconds={measurement.name: rounded}, ratios=_step_ratios(measurement, seconds))
+    findings.add(measurement.name, _step_ratios(measurement, seconds), rows=rows)
     print_table(_title(measurement), [{key: row[key] for key in PRINTED} for row in rows])
 
 
@@ -215,6 +235,7 @@ def _rows(measurement: Measurement, seconds: Mapping[str, list[float]]) -> list[
             "ms_per_pair": round(1000 * median(seconds[name]) / len(measurement.case.pairs)),
             "percent_of_peak": round(100 * ratio(seconds[name], seconds[PEAK]).median),
             "times_ours": ratio(seconds[OURS], seconds[name]).median,
+            "cpu_seconds": [round(s, 3) for s in seconds[name]],
         }
         for name in VARIANTS
     ]
@@ -242,24 +263,22 @@ def _measure_memory(form: Form, findings: Findings) -> None:
             for name, mib in found.items()
             if name != OURS
         }
-    findings.add(memory=rows, ratios=ratios)
+    findings.add("memory", ratios, memory=rows)
     print_table("peak memory of a step above the model, MiB", rows)
 
 
 def _measure_engine(form: Form, findings: Findings) -> None:
     engine, bare = engine_and_bare(form.engine, form.engine_rounds)
     found = ratio(engine, bare, bar=ENGINE_BAR if form.has_bars else None)
-    findings.add(
-        engine={"engine_seconds": round(median(engine), 3), "bare_seconds": round(median(bare), 3)},
-        ratios={"engine: bare loop": found},
-    )
+    seconds = {"engine": round(median(engine), 3), "bare_loop": round(median(bare), 3)}
+    findings.add("engine", {"engine: bare loop": found}, engine=seconds)
 
 
-def _profile(measurement: Measurement) -> list[dict[str, Any]]:
+def _measure_profile(measurement: Measurement, findings: Findings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = profiled(measurement.case.step(OURS, Path(folder)), repeats=3)
+    findings.add("profile", {}, profile=rows)
     print_table(f"one of our steps, {measurement.name}", rows)
-    return rows
 
 
 if __name__ == "__main__":

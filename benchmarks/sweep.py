@@ -126,9 +126,9 @@ def main() -> None:
     print_table(f"where our {form.points} points of {form.epochs} epochs spend their time", shares)
     print_table("forward passes of a point", _forwards(costs.ours))
     print_ratios("what the reference takes / what ours takes", ratios)
+    at, load = datetime.now(UTC).isoformat(timespec="seconds"), machine()["load_average"]
     results: dict[str, Any] = before | {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_after": machine()["load_average"],
+        "measured": {"sweep": {"at": at, "commit": before["commit"], "load_average": load}},
         "title": _title(form),
         "rows": rows,
         "shares": shares,
