@@ -117,10 +117,17 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the code that was measured, with a sign that it was changed since."""
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(described, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Of the code that was measured, with a sign that it was changed since; what benchmarks write is no change."""
+    described = _git("describe", "--always", "--abbrev=12", "--exclude=*").stdout.strip()
+    if not described:
+        return "unknown"
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":(exclude,top)benchmarks/results").returncode != 0
+    return f"{described}-dirty" if changed else described
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -116,7 +116,8 @@ class Findings:
     def __init__(self, path: Path, *, keeps: bool) -> None:
         self._path = path
         kept = json.loads(path.read_text(encoding="utf-8")) if keeps and path.is_file() else {"measured": {}}
-        self._results: dict[str, Any] = kept | {"machine": machine(), "commit": commit()}
+        self._commit = commit()
+        self._results: dict[str, Any] = kept | {"machine": machine(), "commit": self._commit}
         self.ratios = {name: Ratio(**found) for name, found in self._results.pop("ratios", {}).items()}
 
     def add(self, part: str, ratios: Mapping[str, Ratio], **found: Any) -> None:
@@ -126,7 +127,7 @@ class Findings:
         self._results |= found
         self._results["measured"][part] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
+            "commit": self._commit,
             "load_average": machine()["load_average"],
         }
         self.ratios |= ratios
