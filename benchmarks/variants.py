@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.reference_step import (
@@ -25,11 +27,14 @@ from modpo.core.batch import PreferenceBatch
 from modpo.core.flops import step_flops
 from modpo.core.losses import LossSettings
 from modpo.core.trees import Tree, tree_batch
+from modpo.data.pair_table import RECORD, TOKEN_TYPE, PairTable
 from modpo.data.prepared import TokenisedPair
 from modpo.scoring import ResponseModel, completion_logps
 from modpo.training.batches import AnnotatedPairs
 from modpo.training.step import preference_micro_batch
 from modpo.utilisation import matmul_shape
+
+Floats = NDArray[np.float64]
 
 CPU = torch.device("cpu")
 BETA = 0.1
@@ -105,12 +110,24 @@ def annotated(case: Case) -> AnnotatedPairs:
         reference = _both_logps(rows, case.pairs)
     # The margin model is the policy's base with other numbers in its adapter.
     randomise_adapter(policy, POLICY, seed=2)
-    rewards = np.zeros((len(case.pairs), 2, 2))
-    rewards[:, :, 1] = BETA * (_both_logps(rows, case.pairs) - reference)
-    return AnnotatedPairs(list(case.pairs), reference, rewards)
+    margin_rewards = BETA * (_both_logps(rows, case.pairs) - reference)
+    # The primary objective's own rewards do not enter the loss.
+    return AnnotatedPairs(_table(case.pairs, reference), np.arange(len(case.pairs)), (None, margin_rewards))
 
 
-def _both_logps(rows: ResponseModel, pairs: Sequence[TokenisedPair]) -> np.ndarray:
+def _table(pairs: Sequence[TokenisedPair], reference_logps: Floats) -> PairTable:
+    """What a trial maps from the disk, in memory."""
+    parts = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    records = np.zeros(len(pairs), RECORD)
+    records["lengths"] = [[len(ids) for ids in part] for part in parts]
+    totals = records["lengths"].sum(axis=1)
+    records["start"] = np.cumsum(totals) - totals
+    records["reference_logps"] = reference_logps
+    tokens = np.fromiter(chain.from_iterable(chain.from_iterable(parts)), dtype=TOKEN_TYPE)
+    return PairTable((pairs[0].objective,), records, tokens)
+
+
+def _both_logps(rows: ResponseModel, pairs: Sequence[TokenisedPair]) -> Floats:
     """Chosen and rejected log-probabilities (B, 2)."""
     prompts = [pair.prompt_ids for pair in pairs for _ in range(2)]
     responses = [ids for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
@@ -124,7 +141,7 @@ def _our_step(case: Case, *, shares_prompts: bool) -> Step:
 
     def batch() -> PreferenceBatch:
         made = data.batch(range(len(data)), CPU)
-        return made if shares_prompts else _without_sharing(made, data.pairs)
+        return made if shares_prompts else _without_sharing(made, case.pairs)
 
     return Step(lambda: preference_micro_batch(rows, batch(), OUR_LOSS).loss, _trained(policy))
 
@@ -150,8 +167,9 @@ def _reference_step(case: Case, *, cached: bool) -> Step:
 
 def _terms(data: AnnotatedPairs, dtype: torch.dtype) -> PairTerms:
     """Chosen above rejected, in the dtype that the reference computes them in."""
-    values = (data.reference_logps, data.margin_rewards[:, :, 1])
-    return PairTerms(*(torch.from_numpy(value.T.reshape(-1)).to(dtype) for value in values))
+    batch = data.batch(range(len(data)), CPU)
+    margin = torch.cat([batch.margin_rewards.chosen[:, 1], batch.margin_rewards.rejected[:, 1]])
+    return PairTerms(torch.cat([batch.reference.chosen, batch.reference.rejected]).to(dtype), margin.to(dtype))
 
 
 def _trl_step(case: Case, folder: Path, *, precomputed: bool) -> Step:
