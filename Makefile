@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 BASELINES := $(VENV)/.baselines
 BIN := $(VENV)/bin
 FAST := not slow and not gpu
-BENCHMARKS := step sweep prepare
+BENCHMARKS := step sweep together scale prepare
 QUICK_RESULTS := benchmarks/results/quick
 
 # Several workers share the cores: one thread each is faster than all of them fighting over every core.

@@ -12,12 +12,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.measuring import RESULTS, Ratio, commit, machine, print_table, ratio, write_results
+from benchmarks.measuring import RESULTS, Ratio, commit, machine, print_ratios, print_table, ratio, write_results
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.tree import LoraConfig
 from modpo.core.batch import PairLogps, PairRewards, PreferenceBatch
@@ -74,21 +75,26 @@ CASES = (
     Case(256, 4, 4, 60, 4),
     Case(384, 4, 8, 60, 4),
 )
+NUM_QUICK = 2
 
 
 def main() -> None:
     """Prints one table and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.together", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="in which both ways take a turn")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes alone")
+    parser.add_argument("--results", type=Path, default=RESULTS / "together.json", help="where the figures are written")
+    arguments = parser.parse_args()
+    cases = CASES[:NUM_QUICK] if arguments.quick else CASES
     quiet_libraries()
     torch.set_num_threads(1)
     with process_group():
-        measured = {case: measure(case, rounds) for case in CASES}
+        measured = {case: measure(case, arguments.rounds) for case in cases}
     rows = [row(case, *both) for case, both in measured.items()]
     print_table("points together against one after another", rows)
     ratios = {name_of(case): compared(case, *both) for case, both in measured.items()}
-    write_results(RESULTS / "together.json", {"machine": machine(), "commit": commit(), "rows": rows}, ratios)
+    print_ratios("what points take one after another / what they take together", ratios)
+    write_results(arguments.results, {"machine": machine(), "commit": commit(), "rows": rows}, ratios)
 
 
 def measure(case: Case, rounds: int) -> tuple[list[float], list[float]]:
