@@ -19,6 +19,8 @@ from modpo.config.spec import Work
 CLOSED = "closed"
 WAIT = "wait"
 LEASE_POLL_S = 20.0
+# Points that lost their workers so often together may be too many for the memory: then each goes by itself.
+GROUP_ATTEMPTS = 2
 
 State = Literal["queued", "leased", "finished", "failed"]
 Event = dict[str, Any]
@@ -110,8 +112,12 @@ class Desk:
             for piece in held:
                 self._count_attempt(piece)
             await self._notify()
-            if again := [piece.work for piece in held if not piece.is_over]:
-                return again
+            again = [piece for piece in held if not piece.is_over]
+            if len(again) > 1 and again[0].attempts > GROUP_ATTEMPTS:
+                await self.part(slot)
+                again = again[:1]
+            if again:
+                return [piece.work for piece in again]
         # Of several slots that wake for one piece, all but the first find it taken and wait on.
         while not (self._queue or self._closed):
             if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
@@ -160,8 +166,12 @@ class Desk:
                 await self.fail(piece.work.work_id, error, 5)
             else:
                 piece.left("queued", self._clock())
-        if again := [piece.work.work_id for piece in lost if piece.state == "queued"]:
-            self._queue.appendleft(again)
+        again = [piece for piece in lost if piece.state == "queued"]
+        if again:
+            # All at once, or one by one in their order.
+            size = len(again) if again[0].attempts < GROUP_ATTEMPTS else 1
+            ids = [piece.work.work_id for piece in again]
+            self._queue.extendleft(reversed([ids[start : start + size] for start in range(0, len(ids), size)]))
         await self._notify()
 
     async def events(self, work_id: str, after: int, timeout_s: float) -> list[Event]:

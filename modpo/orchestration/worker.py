@@ -61,10 +61,6 @@ def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None
     def hooks_of(work: Work, on_progress: Callable[[Progress], None]) -> list[Hook]:
         return _hooks(work, _reporter(work, desk, rank), rank, on_progress)
 
-    def part() -> None:
-        if rank == 0:
-            ray.get(desk.part.remote(slot))
-
     if len(works) > 1:
         try:
             together = train_group(works, hooks_of, rank=rank, world_size=world_size)
@@ -73,10 +69,11 @@ def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None
             together = False
             if world_size > 1:
                 # The other ranks may wait in a collective: only a new group of workers is clean.
-                part()
+                ray.get(desk.part.remote(slot))
                 raise
         if not together:
-            part()
+            if rank == 0:
+                ray.get(desk.part.remote(slot))
             works = works[:1]
     for work in works:
         _perform(work, desk, rank)

@@ -289,6 +289,30 @@ class TestTogether:
 
         run(story())
 
+    def test_after_two_losses_each_goes_by_itself(self, work: Any) -> None:
+        """Memory that holds one may not hold all: they must not all fail of it."""
+
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=5)
+            await desk.submit(*(work(name) for name in "abc"))
+            assert [await leased_id(desk, "s1") for _ in range(3)] == ["a+b+c", "a+b+c", "a"]
+            assert [await leased_id(desk, slot) for slot in ("s2", "s3")] == ["b", "c"]
+
+        run(story())
+
+    def test_so_they_do_when_the_slot_is_gone_too(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=5)
+            slots = [await desk.claim_slot(True), await desk.claim_slot(True)]
+            await desk.submit(*(work(name) for name in "abc"))
+            for slot in slots:
+                assert slot is not None
+                assert await leased_id(desk, slot) == "a+b+c"
+                await desk.slot_lost(slot, "gone")
+            assert [await leased_id(desk, slot) for slot in ("s1", "s2", "s3")] == ["a", "b", "c"]
+
+        run(story())
+
     def test_parted_the_slot_keeps_the_first_and_others_come_before_all_that_wait(self, work: Any) -> None:
         async def story() -> None:
             desk = Desk(max_slots=3, max_failures=0)
