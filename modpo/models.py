@@ -76,10 +76,15 @@ def quantisation(config: ModelConfig) -> BitsAndBytesConfig | None:
     )
 
 
-def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int]:
-    """Hidden size and, nearly, weights of one decoder layer of the model at `path`; only its config is loaded."""
+def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int] | None:
+    """Hidden size and, nearly, weights of one decoder layer of the model at `path`; only its config is loaded.
+
+    None where the config has no hidden size.
+    """
     found = AutoConfig.from_pretrained(path, revision=config.revision).get_text_config()
-    width: int = found.hidden_size
+    width: int | None = getattr(found, "hidden_size", None)
+    if width is None:
+        return None
     inner: int = getattr(found, "intermediate_size", None) or 4 * width
     # Four matrices of the attention and three of the part behind it: with shared heads or two matrices it is less.
     return width, width * (4 * width + 3 * inner)

@@ -195,10 +195,12 @@ def _largest_group(state: RunState, num_trials: int) -> int:
     # It takes seconds to import, and most runs never ask.
     from modpo.models import layer_size
 
-    layer = LayerSize(*layer_size(config.model, path=state.inputs.start_model))
+    size = layer_size(config.model, path=state.inputs.start_model)
+    if size is None:
+        return 1
     tokens = config.training.per_device_train_batch_size * _tokens_of_a_pair(state)
     on_gpu = state.session.settings.resources.gpus_per_worker > 0
-    return largest_group(StepSize(tokens, layer), on_gpu=on_gpu)
+    return largest_group(StepSize(tokens, LayerSize(*size)), on_gpu=on_gpu)
 
 
 def _tokens_of_a_pair(state: RunState) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, T5Config
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, T5Config
 
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
@@ -20,6 +20,7 @@ from modpo.models import (
     attach_adapter,
     check_loadable,
     is_adapter,
+    layer_size,
     load_model,
     make_sequences,
     plain_model,
@@ -167,6 +168,22 @@ class TestLoading:
         with pytest.raises(InputError) as caught:
             check_loadable(ModelConfig(name_or_path=str(folder)))
         assert [(problem.code, problem.got) for problem in caught.value.problems] == [("MS-161", "a t5 model")]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # Four matrices of 64 x 64 and three of 64 x 128.
+        (LlamaConfig(hidden_size=64, intermediate_size=128), (64, 40960)),
+        # What says nothing of the part behind the attention has four times the hidden size there.
+        (GPT2Config(n_embd=32), (32, 16384)),
+    ],
+)
+def test_the_size_of_a_layer_from_the_config_alone(
+    tmp_path: Path, config: PreTrainedConfig, expected: tuple[int, int]
+) -> None:
+    config.save_pretrained(tmp_path)
+    assert layer_size(ModelConfig(name_or_path="elsewhere"), path=str(tmp_path)) == expected
 
 
 class TestAdapter:
