@@ -10,18 +10,21 @@ from modpo.errors import Problem
 
 def alone_because(config: SweepConfig) -> str | None:
     """Why no points of a sweep can be trained together; None if nothing in its file speaks against it."""
+    return next(_reasons(config), None)
+
+
+def _reasons(config: SweepConfig) -> Iterator[str]:
     training, lora = config.training, config.model.lora
     if lora is None:
-        return "all weights are trained (model.lora is null)"
-    if lora.lora_dropout > 0:
-        return "the adapters have dropout (model.lora.lora_dropout)"
+        yield "all weights are trained (model.lora is null)"
+    elif lora.lora_dropout > 0:
+        yield "the adapters have dropout (model.lora.lora_dropout)"
     if training.deepspeed.stage > 0:
-        return "the weights are partitioned (training.deepspeed.stage)"
+        yield "the weights are partitioned (training.deepspeed.stage)"
     if training.deepspeed.config_file is not None:
-        return "a DeepSpeed file decides about the engine (training.deepspeed.config_file)"
+        yield "a DeepSpeed file decides about the engine (training.deepspeed.config_file)"
     if training.early_stopping is not None:
-        return "points may end early (training.early_stopping)"
-    return None
+        yield "points may end early (training.early_stopping)"
 
 
 def check_together(config: SweepConfig) -> Iterator[Problem]:
