@@ -14,6 +14,7 @@ ATTENTION = "attention"
 ELEMENTWISE = "elementwise and reductions"
 MOVES = "copies, gathers, concatenation"
 OTHER = "other"
+SHOWN = 0.001
 GROUPS = (PRODUCTS, ATTENTION, ELEMENTWISE, MOVES, OTHER)
 
 _NAMES = {
@@ -47,9 +48,8 @@ def profiled(step: Step, *, repeats: int) -> list[dict[str, Any]]:
     for group in GROUPS:
         members = Counter({name: spent for name, spent in microseconds.items() if _group(name) == group})
         spent = sum(members.values())
-        costliest = ", ".join(
-            f"{name.removeprefix('aten::')} {part / total:.1%}" for name, part in members.most_common(4)
-        )
+        named = ((name.removeprefix("aten::"), part / total) for name, part in members.most_common(4))
+        costliest = ", ".join(f"{name} {share:.1%}" for name, share in named if share >= SHOWN)
         rows.append({"group": group, "share": f"{spent / total:.1%}", "costliest": costliest})
     return rows
 
