@@ -20,7 +20,9 @@ def process_group() -> Iterator[None]:
         yield
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "RANK" in os.environ:
+    is_alone = "RANK" not in os.environ
+    has_local_rank = "LOCAL_RANK" in os.environ
+    if not is_alone:
         dist.init_process_group(backend)
     else:
         # DeepSpeed reads its local rank from the environment.
@@ -35,6 +37,9 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        if is_alone and not has_local_rank:
+            # Other libraries take it for a sign that other ranks are there.
+            del os.environ["LOCAL_RANK"]
 
 
 def barrier() -> None:
