@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -12,18 +10,11 @@ from benchmarks.sweep_ours import MARGIN, SweepFiles, TrainedPoint, annotate, co
 from benchmarks.sweep_reference import ReferencePoint, equal_parts, reference_batches, train_reference
 from benchmarks.workloads import UNIFORM, ModelSize, token_counts
 from modpo.data.prepared import read_columns
-from modpo.training.process_group import process_group
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 TINY = ModelSize(hidden=64, layers=1, intermediate=172, vocabulary=256)
 BATCH_SIZE, EPOCHS = 2, 2
-
-
-@pytest.fixture(scope="module")
-def one_worker() -> Iterator[None]:
-    with process_group():
-        yield
 
 
 @pytest.fixture(scope="module")
