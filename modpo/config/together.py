@@ -19,6 +19,8 @@ def _reasons(config: SweepConfig) -> Iterator[str]:
         yield "all weights are trained (model.lora is null)"
     elif lora.lora_dropout > 0:
         yield "the adapters have dropout (model.lora.lora_dropout)"
+    if config.model.load_in_4bit:
+        yield "the frozen weights are in 4 bits (model.load_in_4bit)"
     if training.deepspeed.stage > 0:
         yield "the weights are partitioned (training.deepspeed.stage)"
     if training.deepspeed.config_file is not None:

@@ -24,6 +24,11 @@ def test_adapters_can_be_trained_together() -> None:
     assert check_config(swept(together=4)) == []
 
 
+def test_layers_of_4_bits_are_not_those_that_can_be_stacked() -> None:
+    in_4_bits = {"load_in_4bit": True, "dtype": "bfloat16"}
+    assert alone_because(swept(model=in_4_bits)) == "the frozen weights are in 4 bits (model.load_in_4bit)"
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
