@@ -36,14 +36,19 @@ from modpo.rewards.meaning import JudgedPairs, meaning_of
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.scoring import ResponseModel, completion_logps, grown, row_budget
-from modpo.training.batches import LOGPS_COLUMNS, reward_columns
 
 # What a lost worker loses at most: seconds on a GPU with a model of some billions of weights.
 PART_COMPLETIONS = 4096
+LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
 
 Columns = dict[str, NDArray[np.float64]]
 Scoring = Callable[[Sequence[Completion]], Columns]
 """Columns of some completions: the reference's log-probabilities, or the rewards of every objective."""
+
+
+def reward_columns(objective: str) -> tuple[str, str]:
+    """Names of an objective's columns in the rewards table."""
+    return f"{objective}_chosen", f"{objective}_rejected"
 
 
 def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.device) -> int:
@@ -87,7 +92,7 @@ def _scored_keys(parts: Path) -> set[str]:
 
 
 def _scoring(work: Work, pairs: Sequence[TokenisedPair], device: torch.device) -> Scoring:
-    """What gives the columns of some completions; models are loaded here, once for all parts."""
+    """What gives the columns of some completions; the base model is loaded once for all parts."""
     base = load_model(work.config.model, path=work.inputs.start_model).to(device)
     if work.kind == "reference":
         model = ResponseModel(base, longest=work.config.longest_sequence)

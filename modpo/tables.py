@@ -68,7 +68,7 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
         console.print(f"{name}: {count} pairs")
     console.print(f"each trial: {resources.num_workers} worker(s) with {worker}")
     console.print(
-        f"{resources.slots} at once, in {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers"
+        f"{resources.slots} at once, in at most {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers"
     )
     console.print(_together(config))
 

@@ -53,7 +53,8 @@ def known_shape(policy: torch.nn.Module, *, longest: int) -> MatmulShape | None:
         if limited := limited_attention(config.get_text_config(), longest):
             raise UncountableError(f"{config.model_type} models {limited}")
         return matmul_shape(policy)
-    except UncountableError as error:
+    # A family that is built otherwise than it is looked at here: no training is to end for the sake of a figure.
+    except (UncountableError, AttributeError, TypeError) as error:
         logger.info("operations of the training are not counted: %s", error)
         return None
 
@@ -144,6 +145,11 @@ def _num_weights(module: Any) -> int:
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large square product on this device, with torch's threads; measured once a process."""
     return 1 / min(seconds_per_operation(device, dtype) for _ in range(PEAK_REPEATS))
+
+
+def known_peak(shape: MatmulShape | None, device: torch.device, dtype: torch.dtype) -> float | None:
+    """The peak that a training's operations are held against, where they are counted."""
+    return None if shape is None else matmul_peak(device, dtype)
 
 
 def seconds_per_operation(

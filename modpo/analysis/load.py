@@ -212,7 +212,7 @@ def _parse_manifest(manifest: Mapping[str, Any]) -> Run:
 
 
 def _read_stages(run_dir: Path, problems: list[Problem]) -> dict[str, dict[str, Any]]:
-    """The stages that have ended, in the order of the pipeline, which the file's sorted keys do not keep."""
+    """The stages that have begun, in the order of the pipeline, which the file's sorted keys do not keep."""
     path = run_dir / "stages.json"
     stages: dict[str, dict[str, Any]] = {}
     if path.exists():

@@ -38,6 +38,6 @@ def check_together(config: SweepConfig) -> Iterator[Problem]:
             what="points of this sweep cannot be trained together",
             where="resources.points_together",
             got=f"{asked}, and {reason}",
-            wanted="LoRA without dropout, no ZeRO, no early stopping",
+            wanted="LoRA without dropout on weights of 16 or 32 bits, no ZeRO, no DeepSpeed file, no early stopping",
             remedy="set resources.points_together to auto or 1, or change what is in the way",
         )

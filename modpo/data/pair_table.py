@@ -186,10 +186,10 @@ def _check_size(path: Path, got: int, *, wanted: int) -> None:
     if got != wanted:
         raise InternalError(
             Problem(
-                code="MS-601",
+                code="MS-603",
                 what="a table of the annotation lacks rows, or has those of another one",
-                where=str(path),
-                got=f"{got} entries",
+                where=str(path.parent),
+                got=f"{got} entries in {path.name}",
                 wanted=f"{wanted} entries",
                 remedy="delete the folder: the same command writes it again",
             )

@@ -76,6 +76,8 @@ class Desk:
         self._queue: deque[list[str]] = deque()
         self._slots: set[str] = set()
         self._useful_slots: set[str] = set()
+        # Whose workers may leave for a reason that is no loss of what they hold.
+        self._excused: set[str] = set()
         self._num_opened = self._num_barren = 0
         self._closed = False
         self._changed = asyncio.Condition()
@@ -107,17 +109,8 @@ class Desk:
     async def lease(self, slot: str) -> list[Work] | str:
         """The next pieces for a slot, its unfinished ones first; `WAIT` when there are none, `CLOSED` at the end."""
         self._useful_slots.add(slot)
-        held = self._held_by(slot)
-        if held:
-            for piece in held:
-                self._count_attempt(piece)
-            await self._notify()
-            again = [piece for piece in held if not piece.is_over]
-            if len(again) > 1 and again[0].attempts > GROUP_ATTEMPTS:
-                await self.part(slot)
-                again = again[:1]
-            if again:
-                return [piece.work for piece in again]
+        if again := await self._again(slot):
+            return again
         # Of several slots that wake for one piece, all but the first find it taken and wait on.
         while not (self._queue or self._closed):
             if not await self._until(lambda: bool(self._queue) or self._closed, LEASE_POLL_S):
@@ -131,12 +124,18 @@ class Desk:
         return [piece.work for piece in pieces]
 
     async def part(self, slot: str) -> None:
-        """What a slot holds cannot be done together: it keeps the first piece, and the others are queued one by one."""
-        for piece in reversed(self._held_by(slot)[1:]):
-            # It was not this piece that failed, nor its workers that were lost.
+        """What a slot holds cannot be done together: it keeps the first piece, and the others are queued one by one.
+
+        What happened to them together is not held against any: each has all its attempts, the first is at its first.
+        """
+        held = self._held_by(slot)
+        for piece in held[:1]:
+            piece.attempts = 1
+        for piece in reversed(held[1:]):
             piece.left("queued", self._clock())
-            piece.slot, piece.attempts = "", piece.attempts - 1
+            piece.slot, piece.attempts = "", 0
             self._queue.appendleft([piece.work.work_id])
+        self._excused.add(slot)
         await self._notify()
 
     async def report(self, work_id: str, event: Event) -> None:
@@ -149,7 +148,10 @@ class Desk:
 
     async def fail(self, work_id: str, error: str, exit_status: int) -> None:
         """An error that a retry would not cure: of input, config, numbers or code."""
-        self._pieces[work_id].left("failed", self._clock())
+        piece = self._pieces[work_id]
+        piece.left("failed", self._clock())
+        # Several workers come back with it, to begin anew: that is no loss of what else they hold.
+        self._excused.add(piece.slot)
         await self._record(work_id, {"kind": "failed", "error": error, "exit_status": exit_status})
 
     async def slot_lost(self, slot: str, error: str) -> None:
@@ -160,18 +162,20 @@ class Desk:
         if slot not in self._useful_slots:
             await self._count_barren(error)
         lost = self._held_by(slot)
+        if self._is_too_much(lost):
+            await self.part(slot)
+            lost, attempts = lost[:1], 0
+        else:
+            attempts = lost[0].attempts if lost else 0
         for piece in lost:
-            piece.slot = ""
-            if piece.attempts > self._max_failures:
+            piece.slot, piece.attempts = "", attempts
+            if attempts > self._max_failures:
                 await self.fail(piece.work.work_id, error, 5)
             else:
                 piece.left("queued", self._clock())
-        again = [piece for piece in lost if piece.state == "queued"]
-        if again:
-            # All at once, or one by one in their order.
-            size = len(again) if again[0].attempts < GROUP_ATTEMPTS else 1
-            ids = [piece.work.work_id for piece in again]
-            self._queue.extendleft(reversed([ids[start : start + size] for start in range(0, len(ids), size)]))
+        if again := [piece.work.work_id for piece in lost if piece.state == "queued"]:
+            self._queue.appendleft(again)
+        self._excused.discard(slot)
         await self._notify()
 
     async def events(self, work_id: str, after: int, timeout_s: float) -> list[Event]:
@@ -216,6 +220,25 @@ class Desk:
             for work_id in [work_id for together in self._queue for work_id in together]:
                 await self.fail(work_id, f"no worker group could start: {error}", 4)
             self._queue.clear()
+
+    async def _again(self, slot: str) -> list[Work]:
+        """What a slot whose workers have come back goes on with: all that it held, or the first of it."""
+        held, is_excused = self._held_by(slot), slot in self._excused
+        self._excused.discard(slot)
+        if is_excused:
+            return [piece.work for piece in held]
+        if self._is_too_much(held):
+            await self.part(slot)
+            self._excused.discard(slot)
+            return [held[0].work]
+        for piece in held:
+            self._count_attempt(piece)
+        await self._notify()
+        return [piece.work for piece in held if not piece.is_over]
+
+    def _is_too_much(self, held: list[Piece]) -> bool:
+        """Whether a slot has lost its workers so often over these together that each is to be tried by itself."""
+        return len(held) > 1 and held[0].attempts >= min(GROUP_ATTEMPTS, self._max_failures + 1)
 
     def _held_by(self, slot: str) -> list[Piece]:
         return [piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"]

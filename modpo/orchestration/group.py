@@ -38,6 +38,7 @@ def train_group(works: Sequence[Work], hooks_of: HooksOf, *, rank: int, world_si
     if rank == 0:
         for share in spent:
             share.begin()
+    together = True
     try:
         train_together(
             waiting, hooks=[hooks_of(work, share.record) for work, share in zip(waiting, spent, strict=True)]
@@ -45,12 +46,12 @@ def train_group(works: Sequence[Work], hooks_of: HooksOf, *, rank: int, world_si
     except (NotTogetherError, TrialError) as error:
         names = ", ".join(trial_of(work).trial_id for work in waiting)
         logger.warning("%s are trained one after another: %s", names, error)
-        return False
-    finally:
-        if rank == 0:
-            for share in spent:
-                share.charge()
-    return True
+        together = False
+    # After any other error of one rank among several, another slot may have the points by now: nothing is written.
+    if rank == 0:
+        for share in spent:
+            share.charge(together)
+    return together
 
 
 class _ShareOfTime:
@@ -69,5 +70,7 @@ class _ShareOfTime:
         where = {"step": progress.step, "num_steps": progress.num_steps, "training": progress.totals}
         update_point(self._run_dir, self._trial, **where, **self._watch.spent())
 
-    def charge(self) -> None:
-        update_point(self._run_dir, self._trial, **self._watch.spent())
+    def charge(self, together: bool) -> None:
+        """The time is spent either way; what was not done together waits, as if it had not begun."""
+        waiting = {} if together else {"status": "pending", "attempts": self._attempts}
+        update_point(self._run_dir, self._trial, **waiting, **self._watch.spent())

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from modpo.artifacts import digest_of, is_complete, read_json, stage_path, write_json
+from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
-from modpo.errors import ConflictError, Problem, TrialError
+from modpo.errors import ConflictError, InputError, Problem, TrialError
 from modpo.ledger import final_dir, read_point
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
@@ -134,16 +135,18 @@ def hold(run_dir: Path, config: SweepConfig) -> Iterator[None]:
                     remedy="wait for it, watch it with `modpo status`, or choose another name",
                 )
             ) from error
-        _refuse_other_config(run_dir, config)
+        refuse_other_config(run_dir, config)
         yield
 
 
-def _refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
+def refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
     manifest = run_dir / "run.json"
     if not manifest.exists():
         return
     stored = read_json(manifest)
-    if stored["config_digest"] == identity_digest(config):
+    # An earlier version's config has not all of today's keys: those that it lacks were as they are by default.
+    same = {stored["config_digest"], _digest_today(stored["config"])}
+    if identity_digest(config) in same:
         return
     now = config.model_dump(mode="json")
     changed = [key for key in now if key not in FREE_SECTIONS and now[key] != stored["config"].get(key)]
@@ -157,6 +160,14 @@ def _refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
             remedy="give the sweep another name, or undo the change",
         )
     )
+
+
+def _digest_today(stored: dict[str, Any]) -> str | None:
+    """Identity of a stored config as this version reads it, None where it cannot."""
+    try:
+        return identity_digest(parse_config(stored))
+    except InputError:
+        return None
 
 
 def _stages(state: RunState, data: LoadedData) -> list[Stage]:
@@ -239,7 +250,7 @@ def _add_to_stages(run_dir: Path, name: str, seconds: float, device_seconds: flo
 def _report(state: RunState, watcher: Watcher) -> dict[str, Any]:
     """Writes the report over whatever finished, then raises for what failed."""
     run_dir = state.run_dir
-    digest = _report_digest(run_dir)
+    digest = report_digest(run_dir)
 
     def report() -> None:
         # plotly and pandas are loaded last, and only here.
@@ -262,11 +273,13 @@ def _report(state: RunState, watcher: Watcher) -> dict[str, Any]:
     return summary
 
 
-def _report_digest(run_dir: Path) -> str:
-    """Changes with the sweep's points and with every word that the ledger has on them."""
+def report_digest(run_dir: Path) -> str:
+    """Changes with the sweep's points, with every word that the ledger has on them, and with what stages have cost."""
     manifest = read_json(run_dir / "run.json")
     records = [read_point(run_dir, trial_id) for trial_id in manifest["trials"]]
-    return digest_of([manifest, [r.model_dump(mode="json", exclude={"updated_at"}) if r else None for r in records]])
+    ledger = [r.model_dump(mode="json", exclude={"updated_at"}) if r else None for r in records]
+    costs = {name: stage.get("device_seconds", 0.0) for name, stage in read_stages(run_dir).items() if name != "report"}
+    return digest_of([manifest, ledger, costs])
 
 
 def read_warnings(rewards: Path) -> list[Problem]:

@@ -132,12 +132,18 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
     if can_stop_early(work):
         looks = early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device())
         hooks.append(watch.counted_as_evaluation(looks))
-    if not trained:
-        train_point(work, hooks=hooks)
-    if rank == 0:
-        relative = str(final.relative_to(run_dir))
-        update_point(run_dir, trial, status="trained", **watch.spent(), final=relative)
-    return {} if work.kind == "vertex" else _measure(work, report, rank, watch)
+    try:
+        if not trained:
+            train_point(work, hooks=hooks)
+        if rank == 0:
+            relative = str(final.relative_to(run_dir))
+            update_point(run_dir, trial, status="trained", **watch.spent(), final=relative)
+        return {} if work.kind == "vertex" else _measure(work, report, rank, watch)
+    except Exception:
+        # What fails has cost something too.
+        if rank == 0:
+            update_point(run_dir, trial, **watch.spent())
+        raise
 
 
 def _measure(work: Work, report: Report, rank: int, watch: Stopwatch) -> dict[str, Any]:

@@ -16,13 +16,6 @@ from modpo.core.trees import Tree, TreeBatch, tree_batch
 from modpo.data.pair_table import PairTable, open_margin_rewards, open_pair_table
 from modpo.data.prepared import ResponseText
 
-LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
-
-
-def reward_columns(objective: str) -> tuple[str, str]:
-    """Names of an objective's columns in the rewards table."""
-    return f"{objective}_chosen", f"{objective}_rejected"
-
 
 @dataclass(frozen=True)
 class AnnotatedPairs:

@@ -95,8 +95,7 @@ class Checkpoints:
         return TrainingState(
             step=int(stored["step"]),
             stopped=bool(stored["stopped"]),
-            # A training that an earlier version began has counted nothing until here.
-            totals=StepTotals(**stored["totals"]) if "totals" in stored else UNKNOWN_TOTALS,
+            totals=StepTotals(**stored["totals"]),
             parameters=load_file(folder / "parameters.safetensors"),
             moments=load_file(folder / "moments.safetensors"),
         )

@@ -32,7 +32,7 @@ from modpo.training.loop import Hook, Metrics, Progress, Training, train
 from modpo.training.point import annotated_pairs, build_policy, check_reference, commit_final, loss_settings
 from modpo.training.process_group import barrier, from_rank_zero
 from modpo.training.step import MicroBatchResult, preference_result
-from modpo.utilisation import known_shape, matmul_peak
+from modpo.utilisation import known_peak, known_shape
 
 Tensors = dict[str, Tensor]
 
@@ -83,7 +83,7 @@ def train_together(works: Sequence[Work], *, hooks: Sequence[Sequence[Hook]]) ->
                 seed=trials[0].seed,
                 checkpoints=checkpoints,
                 hooks=[_own(hook, number, engine) for number, own in enumerate(hooks) for hook in own],
-                peak_flops_per_second=matmul_peak(engine.device, DTYPES[config.model.dtype]) if shape else None,
+                peak_flops_per_second=known_peak(shape, engine.device, DTYPES[config.model.dtype]),
             ),
         )
         parameters = engine.parameters()

@@ -21,7 +21,7 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_batch
-from modpo.utilisation import known_shape, matmul_peak
+from modpo.utilisation import known_peak, known_shape
 
 # Largest difference per response token between a log-probability in one batch layout and in another, in nats,
 # measured over the tiny models of the tests with a margin of ten: docs/concepts.md has the measurements.
@@ -83,7 +83,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 seed=trial.seed,
                 checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
                 hooks=hooks,
-                peak_flops_per_second=matmul_peak(engine.device, DTYPES[config.model.dtype]) if shape else None,
+                peak_flops_per_second=known_peak(shape, engine.device, DTYPES[config.model.dtype]),
             ),
         )
         save_final(
@@ -92,11 +92,6 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     finally:
         engine.close()
     return steps
-
-
-def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEngine:
-    """The policy at the reference weights, in training under DeepSpeed."""
-    return start_engine(config, build_policy(config, start_model, seed=seed), seed=seed)
 
 
 def build_policy(config: SweepConfig, start_model: str, *, seed: int) -> torch.nn.Module:

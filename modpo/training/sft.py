@@ -20,7 +20,7 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, sft_micro_batch
-from modpo.utilisation import known_shape, matmul_peak
+from modpo.utilisation import known_peak, known_shape
 
 Parameters = dict[str, torch.Tensor]
 
@@ -58,7 +58,7 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 seed=config.seed,
                 checkpoints=Checkpoints(Path(work.run_dir) / "work" / work.work_id, engine.rank, barrier),
                 hooks=hooks,
-                peak_flops_per_second=matmul_peak(engine.device, DTYPES[config.model.dtype]) if shape else None,
+                peak_flops_per_second=known_peak(shape, engine.device, DTYPES[config.model.dtype]),
             ),
         )
         parameters = engine.parameters()

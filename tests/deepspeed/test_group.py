@@ -79,4 +79,5 @@ def test_a_divergence_is_for_the_point_itself_to_show(
     works = mixtures(tmp_path, run_dir, config)
     assert not train_group(works, hooks_of, rank=0, world_size=1)
     assert "p0, p1, p2 are trained one after another" in caplog.text and "MS-501" in caplog.text
-    assert {record(work).status for work in works} == {"running"}
+    assert {(record(work).status, record(work).attempts) for work in works} == {("pending", 0)}
+    assert all(record(work).device_seconds > 0 for work in works)

@@ -21,7 +21,7 @@ from modpo.ledger import final_dir
 from modpo.models import load_model, trained_model
 from modpo.scoring import ResponseModel
 from modpo.training.engine import DeepSpeedEngine
-from modpo.training.point import build_engine, save_final, train_point
+from modpo.training.point import save_final, train_point
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
 from tests.deepspeed.trainings import (
     KINDS,
@@ -29,6 +29,7 @@ from tests.deepspeed.trainings import (
     STAGES,
     Outcome,
     annotated_pairs,
+    build_engine,
     point_work,
     same_tensors,
     sweep_config,

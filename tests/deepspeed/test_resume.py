@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from modpo.training.loop import Hook
-from modpo.training.point import build_engine
 from modpo.training.step import MicroBatch, MicroBatchResult
 from tests.deepspeed.trainings import (
     DROPOUT_LORA,
     STAGES,
     Outcome,
+    build_engine,
     same_tensors,
     sweep_config,
     train_interrupted,

@@ -20,7 +20,7 @@ from modpo.data.prepare import write_prepared
 from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.loop import Hook, Progress, Training, train
-from modpo.training.point import build_engine, build_policy, check_reference, loss_settings, start_engine
+from modpo.training.point import build_policy, check_reference, loss_settings, start_engine
 from modpo.training.process_group import barrier
 from modpo.training.sft import train_sft
 from modpo.training.step import MicroBatch, TrainEngine, preference_micro_batch
@@ -225,6 +225,11 @@ def measured_gap(run_dir: Path, config: SweepConfig, table: Path, *, start_model
     """What the step-0 check finds against a table that is made with `start_model`."""
     annotate(run_dir, config, kind="reference", output=table, start_model=start_model)
     return gap_to(run_dir, config, table)
+
+
+def build_engine(config: SweepConfig, start_model: str, *, seed: int) -> TrainEngine:
+    """The policy at the reference weights, in training under DeepSpeed."""
+    return start_engine(config, build_policy(config, start_model, seed=seed), seed=seed)
 
 
 def gap_to(run_dir: Path, config: SweepConfig, table: Path) -> float:

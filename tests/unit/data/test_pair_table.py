@@ -102,9 +102,9 @@ def test_a_file_that_was_cut_short_is_refused(folder: Path) -> None:
         open_pair_table(folder)
     (problem,) = caught.value.problems
     assert (problem.code, problem.where, problem.got, problem.wanted) == (
-        "MS-601",
-        str(folder / TOKENS),
-        "20 entries",
+        "MS-603",
+        str(folder),
+        f"20 entries in {TOKENS}",
         "26 entries",
     )
 

@@ -271,9 +271,9 @@ class TestTogether:
             await leased_id(desk, "s1")
             await desk.finish("a", {})
             assert await leased_id(desk, "s1") == "b+c"
-            # A third loss is one too many, for both.
-            assert await leased_id(desk, "s1") == WAIT
-            assert [piece["state"] for piece in await desk.snapshot()] == ["finished", "failed", "failed"]
+            # Another loss, and each has its own two attempts; `c` waits behind `b`, whose third there is not.
+            assert [await leased_id(desk, "s1") for _ in range(3)] == ["b", "b", "c"]
+            assert [piece["state"] for piece in await desk.snapshot()] == ["finished", "failed", "leased"]
 
         run(story())
 
@@ -297,6 +297,45 @@ class TestTogether:
             await desk.submit(*(work(name) for name in "abc"))
             assert [await leased_id(desk, "s1") for _ in range(3)] == ["a+b+c", "a+b+c", "a"]
             assert [await leased_id(desk, slot) for slot in ("s2", "s3")] == ["b", "c"]
+
+        run(story())
+
+    def test_without_retries_they_are_tried_alone_all_the_same(self, work: Any) -> None:
+        """Too many for the memory together: no reason for any of them to fail."""
+
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=0)
+            await desk.submit(work("a"), work("b"))
+            assert [await leased_id(desk, "s1") for _ in range(2)] == ["a+b", "a"]
+            assert await leased_id(desk, "s2") == "b"
+            assert await leased_id(desk, "s2") == WAIT, "alone, the first loss is the last"
+            assert [piece["state"] for piece in await desk.snapshot()] == ["leased", "failed"]
+
+        run(story())
+
+    @pytest.mark.parametrize("max_failures", [0, 3])
+    def test_workers_that_leave_with_an_error_are_no_loss_of_the_others(self, work: Any, max_failures: int) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=max_failures)
+            await desk.submit(work("a"), work("b"), work("c"))
+            await leased_id(desk, "s1")
+            await desk.fail("a", "no such column", 2)
+            assert await leased_id(desk, "s1") == "b+c"
+            assert [piece["attempts"] for piece in await desk.snapshot()] == [1, 1, 1]
+
+        run(story())
+
+    def test_an_error_of_a_group_is_no_loss_of_its_first(self, work: Any) -> None:
+        """Several workers part it, and begin anew before the first is tried alone."""
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0)
+            await desk.submit(work("a"), work("b"))
+            await leased_id(desk, "s1")
+            await desk.part("s1")
+            assert await leased_id(desk, "s1") == "a"
+            assert await leased_id(desk, "s1") == "b", "a loss of its own"
+            assert [piece["state"] for piece in await desk.snapshot()] == ["failed", "leased"]
 
         run(story())
 

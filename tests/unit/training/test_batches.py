@@ -156,8 +156,8 @@ def test_rewards_of_other_pairs_are_refused(artefacts: Path) -> None:
     with pytest.raises(InternalError) as caught:
         read(artefacts)
     (problem,) = caught.value.problems
-    assert (problem.code, problem.got, problem.wanted) == ("MS-601", "3 entries", "4 entries")
-    assert problem.where == str(artefacts / "rewards" / "rewards_brief.npy")
+    assert (problem.code, problem.got, problem.wanted) == ("MS-603", "3 entries in rewards_brief.npy", "4 entries")
+    assert problem.where == str(artefacts / "rewards")
 
 
 def test_texts_to_imitate() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modpo.artifacts import MANIFEST, is_valid, read_json, write_json
-from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
+from modpo.artifacts import MANIFEST, is_valid, read_json
+from modpo.core.workload import StepTotals
 from modpo.training.checkpoint import KEPT_CHECKPOINTS, Checkpoints, TrainingState
 
 TOTALS = StepTotals(tokens=120, padded_tokens=200, flops=2**60 + 1, device_seconds=1.25, peak_flops=None)
@@ -54,12 +54,6 @@ class TestRoundTrip:
         assert (loaded.step, loaded.stopped, loaded.totals) == (7, stopped, TOTALS)
         assert same_tensors(loaded.parameters, state(7).parameters)
         assert same_tensors(loaded.moments, state(7).moments)
-
-    def test_a_training_that_kept_no_account_has_unknown_totals(self, checkpoints: Checkpoints) -> None:
-        """As earlier versions wrote it: what came before is not known, and so no sum with it."""
-        folder = checkpoints.save(state(7))
-        write_json(folder / "state.json", {"step": 7, "stopped": False})
-        assert checkpoints.load(folder).totals + TOTALS == UNKNOWN_TOTALS
 
     def test_random_numbers_go_on_where_they_were(self, checkpoints: Checkpoints) -> None:
         with torch.random.fork_rng():
