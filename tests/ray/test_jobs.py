@@ -25,6 +25,7 @@ from tests.pipeline.conftest import small_sweep
 
 pytestmark = pytest.mark.ray
 
+GRACE_S = 5
 PATIENCE_S = 120.0
 JOB_S = 600
 
@@ -79,7 +80,12 @@ def head() -> Iterator[Head]:
         yield Head(address, environment)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            # Half a minute goes by while its agents wait for each other. Nothing of theirs is looked at any more.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
