@@ -3,7 +3,6 @@ PYTHON ?= python3
 CONFIG ?= ray_jobs/configs/demo.yaml
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-BASELINES := $(VENV)/.baselines
 BIN := $(VENV)/bin
 FAST := not slow and not gpu
 BENCHMARKS := step sweep together scale prepare
@@ -13,7 +12,7 @@ QUICK_RESULTS := benchmarks/results/quick
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest test-all test-gpu check format bench bench-quick
+.PHONY: help demo test test-rest test-all test-gpu check format exactness bench bench-quick
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +31,10 @@ test-all: test test-rest ## all tests
 test-gpu: $(INSTALLED) ## the tests that need a GPU; each says why where it is skipped
 	$(BIN)/python -m pytest -m gpu
 
+exactness: $(INSTALLED) ## measure every acceptance criterion and write docs/exactness.md
+	$(BIN)/python -m pytest --acceptance tests/acceptance/measured.json
+	$(BIN)/python -m tests.acceptance.page
+
 check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,16 +44,12 @@ format: $(INSTALLED) ## sort imports and format
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 
-bench: $(BASELINES) ## all benchmarks: tables, and benchmarks/results/NAME.json
+bench: $(INSTALLED) ## all benchmarks: tables, and benchmarks/results/NAME.json
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -W ignore -m benchmarks.$$name; done
 
-bench-quick: $(BASELINES) ## the same with small sizes, in less than three minutes
+bench-quick: $(INSTALLED) ## the same with small sizes, in less than three minutes
 	@set -e; for name in $(BENCHMARKS); do \
 	    $(BIN)/python -W ignore -m benchmarks.$$name --quick --results $(QUICK_RESULTS)/$$name.json; done
-
-$(BASELINES): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,baselines]"
-	@touch $@
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else \

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.acceptance.plugin"]
+
 # Before anything imports huggingface_hub or datasets, which read these once.
 _HUB_CACHE = tempfile.TemporaryDirectory(prefix="modpo-tests-hub-")
 os.environ["HF_HOME"] = _HUB_CACHE.name

@@ -1,0 +1,1 @@
+"""What "exact" means, criterion by criterion, and what the tests measured for each."""
