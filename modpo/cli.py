@@ -127,6 +127,26 @@ def evaluate(run: RunPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def verify(
+    storage_path: Annotated[Path, typer.Option(help="Folder for the two runs; what is there already is kept.")] = Path(
+        "runs"
+    ),
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the cases there too.")] = None,
+) -> None:
+    """Prove the optimum end to end: train sweeps whose exact solution is known, and compare every model with it."""
+    from modpo.artifacts import write_json
+    from modpo.orchestration.live import ConsoleWatcher
+    from modpo.orchestration.verify import check_cases, verify
+    from modpo.tables import print_cases
+
+    cases = verify(storage_path, lambda config: ConsoleWatcher(console, config.objective_names))
+    print_cases(console, cases)
+    if json_file is not None:
+        write_json(json_file, {"cases": [case.as_json() for case in cases]})
+    check_cases(cases)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine can and cannot do."""
     from modpo.doctor import examine

@@ -10,7 +10,6 @@ RUN/points/<trial_id>/point.json       status, spec, progress, result or root ca
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,9 +117,3 @@ def update_point(run_dir: Path, trial: TrialSpec, **changes: Any) -> PointRecord
     changed = record.model_copy(update=changes)
     write_point(run_dir, changed)
     return changed
-
-
-def read_points(run_dir: Path) -> Iterator[PointRecord]:
-    """All records of a run, in the order of their trial ids."""
-    for path in sorted((run_dir / "points").glob("*/point.json")):
-        yield PointRecord.model_validate(read_json(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modpo.doctor import Finding
     from modpo.orchestration.overview import Overview
     from modpo.orchestration.preflight import Preflight
+    from modpo.verification.measure import Case
 
 
 # Of `PairCounts`, what is known before a token is made.
@@ -133,6 +134,19 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     shares = ", ".join(f"{part} {_share(costs[part]['share'])}" for part in ("training", "annotation", "evaluation"))
     console.print(f"device time {costs['device_seconds']:.0f} s: {shares}")
     console.print(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+def print_cases(console: Console, cases: Sequence[Case]) -> None:
+    """How far each trained policy is from the optimum, one table for each number of objectives."""
+    for number in sorted({case.num_objectives for case in cases}):
+        chosen = [case for case in cases if case.num_objectives == number]
+        names = list(chosen[0].weights)
+        table = _table(*(f"w {name}" for name in names), "KL to the optimum", "max log error", "mass outside", "")
+        for case in chosen:
+            weights = (f"{case.weights[name]:.2f}" for name in names)
+            verdict = "[green]exact[/green]" if case.passed else "[red]not the optimum[/red]"
+            table.add_row(*weights, f"{case.kl:.1e}", f"{case.max_log_error:.4f}", f"{case.outside_mass:.2%}", verdict)
+        console.print(table)
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:

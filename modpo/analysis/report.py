@@ -151,7 +151,7 @@ def shown_number(value: float | None, digits: int = 3) -> str:
         return UNKNOWN
     if value != 0 and not 10.0**-digits <= abs(value) < 1e6:
         return f"{value:.{digits}g}"
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}"
 
 
 def shown_duration(seconds: float | None) -> str:

@@ -19,12 +19,14 @@ class ExactComparison:
 
     Attributes:
         kl_to_exact: KL(pi || pi*_w) in nats, both normalised on the space.
+        max_log_error: max |log pi - log pi*_w| in nats, over the space.
         kl_exact_to_reference: KL(pi*_w || pi_ref) in nats.
         exact_values: (K,) expectation of the rewards under pi*_w.
         outside_mass: probability that the policy puts on responses outside the space.
     """
 
     kl_to_exact: float
+    max_log_error: float
     kl_exact_to_reference: float
     exact_values: Vector
     outside_mass: float
@@ -43,6 +45,7 @@ def compare_with_exact(
     policy, reference = _normalised(policy_logps_Y), _normalised(reference_logps_Y)
     return ExactComparison(
         kl_to_exact=_kl(policy, optimum),
+        max_log_error=float(np.abs(policy - optimum).max()),
         kl_exact_to_reference=_kl(optimum, reference),
         exact_values=np.exp(optimum) @ rewards_YK,
         outside_mass=float(max(0.0, 1.0 - np.exp(policy_logps_Y).sum())),

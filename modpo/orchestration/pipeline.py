@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from modpo.orchestration.stages import (
 Timings = dict[str, dict[str, Any]]
 
 RECORDED_VERSIONS = ("modpo", "ray", "torch", "deepspeed", "transformers", "peft", "datasets", "moocore")
+RECORDED_WHERE_INSTALLED = ("bitsandbytes",)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def run_pipeline(config: SweepConfig, watcher: Watcher, read: LoadedData | None 
         SetupError: the cluster lacks what the config asks for.
         TrialError: trials failed; all others are finished and the report is written.
     """
-    with _opened(config, watcher, read) as (state, data):
+    with opened(config, watcher, read) as (state, data):
         for stage in _stages(state, data):
             run_stage(stage, state, watcher)
     return _report(state, watcher)
@@ -79,7 +81,7 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
     Raises:
         TrialError: a measurement failed.
     """
-    with _opened(config, watcher) as (state, _):
+    with opened(config, watcher) as (state, _):
         trained = [trial for trial in missing_points(state) if (final_dir(state.run_dir, trial)).exists()]
         done = not trained and is_complete(start_path(state))
         run_stage(Stage("evaluate", lambda: done, lambda: run_sweep_stage(state, trained)), state, watcher)
@@ -88,7 +90,7 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
 
 def label_prompts(config: SweepConfig, watcher: Watcher, read: LoadedData | None = None) -> Path:
     """Runs a sweep as far as its labels and returns the folder of the pairs; the sweep itself goes on from there."""
-    with _opened(config, watcher, read) as (state, data):
+    with opened(config, watcher, read) as (state, data):
         stages = _stages(state, data)
         until = [stage.name for stage in stages].index("label") + 1
         for stage in stages[:until]:
@@ -97,7 +99,7 @@ def label_prompts(config: SweepConfig, watcher: Watcher, read: LoadedData | None
 
 
 @contextmanager
-def _opened(
+def opened(
     config: SweepConfig, watcher: Watcher, read: LoadedData | None = None
 ) -> Iterator[tuple[RunState, LoadedData]]:
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
@@ -323,6 +325,11 @@ def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None
                 stage: str(stage_path(run_dir, stage, digest).relative_to(run_dir))
                 for stage, digest in (("rewards", plan.rewards), ("start_evaluation", plan.measurement))
             },
-            "versions": {name: version(name) for name in RECORDED_VERSIONS},
+            "versions": _versions(),
         },
     )
+
+
+def _versions() -> dict[str, str]:
+    extras = (name for name in RECORDED_WHERE_INSTALLED if find_spec(name) is not None)
+    return {name: version(name) for name in (*RECORDED_VERSIONS, *extras)}

@@ -70,8 +70,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def accept(request: pytest.FixtureRequest) -> Accept:
     """Holds `accept(criterion, quantity, value, at_most=bound)`, or `at_least`; fails where the bound is broken."""
-    measured = request.config.stash[MEASURED]
-    test = request.node.nodeid.split("[")[0]
+    return holder(request.config.stash[MEASURED], request.node.nodeid.split("[")[0])
+
+
+def holder(measured: Measurements, test: str) -> Accept:
+    """What the fixture gives a test: it remembers the worst of each quantity in `measured`."""
 
     def hold(
         criterion: str, quantity: str, value: float, *, at_most: float | None = None, at_least: float | None = None

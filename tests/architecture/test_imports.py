@@ -15,7 +15,7 @@ LANGUAGE_MODELS = (
     "modpo.models",
     "modpo.utilisation",
     "modpo.data.tokenize",
-    "modpo.data.demo.world",
+    "modpo.data.demo.model",
     "modpo.rewards",
     "modpo.evaluation",
     "modpo.training.sft",
@@ -32,7 +32,7 @@ BOXES = {
     "plotly": ("modpo.analysis.report",),
     # Chat templates are Jinja's, and so are the errors of a template that refuses a conversation.
     "jinja2": ("modpo.analysis.report", "modpo.data.tokenize"),
-    "tokenizers": ("modpo.data.demo.world",),
+    "tokenizers": ("modpo.data.demo.model",),
     # telemetry only tells it to be quiet.
     "transformers": (*LANGUAGE_MODELS, "modpo.kernels.tree_attention", "modpo.kernels.families", "modpo.telemetry"),
     "peft": LANGUAGE_MODELS,
@@ -47,7 +47,7 @@ ROWS = (
     ("modpo.orchestration", "modpo.serving"),
     (
         *("modpo.training", "modpo.annotate", "modpo.label", "modpo.evaluation"),
-        *("modpo.baselines", "modpo.analysis", "modpo.export"),
+        *("modpo.baselines", "modpo.analysis", "modpo.export", "modpo.verification"),
     ),
     ("modpo.rewards",),
     ("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),

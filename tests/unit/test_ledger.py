@@ -16,7 +16,6 @@ from modpo.ledger import (
     is_finished,
     point_dir,
     read_point,
-    read_points,
     update_point,
     write_point,
 )
@@ -35,7 +34,6 @@ def config() -> SweepConfig:
 
 def test_a_point_that_was_never_started_has_no_record(tmp_path: Path) -> None:
     assert read_point(tmp_path, "nobody") is None
-    assert list(read_points(tmp_path)) == []
 
 
 def test_first_update_creates_the_record_and_later_ones_keep_the_rest(tmp_path: Path) -> None:
@@ -60,13 +58,6 @@ def test_record_comes_back_as_it_was_written_with_a_stamp(tmp_path: Path) -> Non
     assert stored is not None
     assert stored.updated_at > 0
     assert stored.model_copy(update={"updated_at": 0.0}) == record
-
-
-def test_records_are_listed_in_the_order_of_their_ids(tmp_path: Path) -> None:
-    for name in ("c", "a", "b"):
-        update_point(tmp_path, trial(name))
-    (tmp_path / "points" / "half").mkdir()
-    assert [record.spec.trial_id for record in read_points(tmp_path)] == ["a", "b", "c"]
 
 
 def test_a_record_of_unknown_shape_is_refused(tmp_path: Path) -> None:

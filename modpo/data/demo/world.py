@@ -8,20 +8,15 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from modpo.artifacts import writing
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.demo.language import prompts, sample_answer, sample_slip
+from modpo.data.demo.model import write_model
 from modpo.data.demo.rewards import brief, vivid
 
 CORPUS_SIZE = 12000
 PAIRS_PER_OBJECTIVE = 12000
 SLIP_SHARE = 0.3
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-HIDDEN_SIZE = 64
 
 RewardFunction = Callable[[Sequence[str], Sequence[str]], list[float]]
 
@@ -34,7 +29,7 @@ def write_world(folder: Path, *, seed: int) -> None:
         _write_rows(aside / "corpus.jsonl", [{"prompt": p, "response": r} for p, r in corpus])
         for name, reward in (("vivid", vivid), ("brief", brief)):
             _write_rows(aside / f"{name}.jsonl", sampled_pairs(reward, PAIRS_PER_OBJECTIVE, generator))
-        _write_model(aside / "model", texts=[f"{prompt} {response}" for prompt, response in corpus], seed=seed)
+        write_model(aside / "model", texts=[f"{prompt} {response}" for prompt, response in corpus], seed=seed)
 
 
 def sampled_pairs(reward: RewardFunction, count: int, generator: random.Random) -> list[dict[str, str]]:
@@ -65,30 +60,3 @@ def _drawn_prompts(count: int, generator: random.Random) -> list[str]:
 
 def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _write_model(folder: Path, *, texts: Sequence[str], seed: int) -> None:
-    words = sorted({word for text in texts for word in text.split()})
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *words))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=HIDDEN_SIZE,
-            intermediate_size=2 * HIDDEN_SIZE,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=64,
-            pad_token_id=vocabulary["<pad>"],
-            bos_token_id=vocabulary["<s>"],
-            eos_token_id=vocabulary["</s>"],
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

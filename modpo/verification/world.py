@@ -1,0 +1,49 @@
+"""Writes the world as a sweep finds any other: a model, texts to imitate, and preference pairs of every objective."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from math import gcd
+from pathlib import Path
+
+from modpo.artifacts import is_complete, writing
+from modpo.data.demo.model import write_model
+from modpo.verification.table import DISHES, MEALS, OBJECTIVES, SEED, servings, worths
+
+WORLD_VERSION = 1
+
+Row = dict[str, str]
+
+
+def write_world(folder: Path) -> None:
+    """Fills `folder` with `model/`, `texts.jsonl` and one `OBJECTIVE.jsonl` each, unless they are there."""
+    if is_complete(folder):
+        return
+    with writing(folder, {"stage": "verification world", "version": WORLD_VERSION}) as aside:
+        _write_rows(aside / "texts.jsonl", texts())
+        for objective in OBJECTIVES:
+            _write_rows(aside / f"{objective}.jsonl", pairs(objective))
+        write_model(aside / "model", texts=[*MEALS, *DISHES], seed=SEED)
+
+
+def texts() -> Iterator[Row]:
+    """Every dish at every meal, as often as it is served."""
+    for (meal, dish), count in servings().items():
+        yield from itertools.repeat({"prompt": meal, "response": dish}, count)
+
+
+def pairs(objective: str) -> Iterator[Row]:
+    """Every comparison of two dishes at a meal, won and lost as often as Bradley-Terry has it."""
+    table = worths(objective)
+    for meal in MEALS:
+        for first, second in itertools.combinations(DISHES, 2):
+            wins, losses = table[meal, first], table[meal, second]
+            common = gcd(wins, losses)
+            yield from itertools.repeat({"prompt": meal, "chosen": first, "rejected": second}, wins // common)
+            yield from itertools.repeat({"prompt": meal, "chosen": second, "rejected": first}, losses // common)
+
+
+def _write_rows(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
