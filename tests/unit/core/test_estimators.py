@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from modpo.core.estimators import bootstrap, bootstrap_mean
+from tests.acceptance.plugin import Accept
 
 
-def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_mean_as_often_as_it_says(accept: Accept) -> None:
     """200 normal values, 800 times over: a 95 % interval holds the true mean in 93 to 97 % of them."""
     samples = 3 + 2 * np.random.default_rng(0).standard_normal((800, 200))
     estimates = [bootstrap_mean(values, seed=number, resamples=300) for number, values in enumerate(samples)]
     covered = np.mean([estimate.low <= 3 <= estimate.high for estimate in estimates])
-    assert 0.93 <= covered <= 0.97
+    accept("E4", "share of intervals that hold the mean, of 95 %: not less", covered, at_least=0.93)
+    accept("E4", "share of intervals that hold the mean, of 95 %: not more", covered, at_most=0.97)
 
 
 def test_value_is_the_plain_mean_inside_its_interval() -> None:
