@@ -1,4 +1,4 @@
-"""The annotation is one table whatever shares it was made in, and equals what scoring each pair afresh gives."""
+"""The annotation is one table whatever shares it was made in, and each model sees each text once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -16,22 +14,18 @@ from modpo import annotate
 from modpo.annotate import annotate_shard, distinct_completions, merge_shards, pair_completions, shares
 from modpo.artifacts import is_valid
 from modpo.config import SweepConfig
-from modpo.config.spec import StageInputs, Work
-from modpo.config.tree import LoraConfig
+from modpo.config.spec import StageInputs
 from modpo.core.trees import TreeBatch
 from modpo.data.demo.rewards import brief, vivid
-from modpo.data.loading import load_data
 from modpo.data.pair_table import open_margin_rewards, open_pair_table
-from modpo.data.prepare import write_prepared
 from modpo.data.prepared import read_pairs
 from modpo.errors import InternalError
-from modpo.models import attach_adapter, load_model, save_trained
 from modpo.rewards.base import Completion
-from modpo.scoring import ResponseModel, completion_logps
+from modpo.scoring import ResponseModel
 from tests.counting import counted_responses, num_responses
 from tests.sweeps import world_sweep
-
-CPU = torch.device("cpu")
+from tests.unit.adapters import save_random_adapter
+from tests.unit.annotations import CPU, annotated, columns, prepared_inputs, work
 
 
 @pytest.fixture(scope="module")
@@ -40,52 +34,18 @@ def config(demo_world: Path) -> SweepConfig:
 
 
 @pytest.fixture(scope="module")
-def prepared(config: SweepConfig, demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("annotate") / "prepared"
-    write_prepared(folder, config, load_data(config), model_path=str(demo_world / "model"))
-    return folder
-
-
-def annotated(
-    folder: Path, config: SweepConfig, inputs: StageInputs, kind: str, *, shards: int = 1, ranks: int = 1
-) -> Path:
-    """A table made in this many shards of this many ranks each, one after the other."""
-    parts = folder / f"{kind}-parts-{shards}x{ranks}"
-    output = folder / f"{kind}-{shards}x{ranks}"
-    for shard in range(shards):
-        for rank in range(ranks):
-            annotate_shard(work(config, inputs, kind, parts, (shard, shards)), rank=rank, world_size=ranks, device=CPU)
-    merge_shards(work(config, inputs, kind, parts), output=output, description={"stage": kind})
-    return output
-
-
-def work(config: SweepConfig, inputs: StageInputs, kind: str, parts: Path, shard: tuple[int, int] = (0, 1)) -> Work:
-    return Work.model_validate(
-        {
-            "work_id": f"{kind}-{shard[0]}",
-            "kind": kind,
-            "run_dir": str(parts.parent),
-            "config": config.model_dump(),
-            "inputs": inputs.model_dump(),
-            "output": str(parts),
-            "shard": shard,
-        }
-    )
+def inputs(config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
+    return prepared_inputs(tmp_path_factory.mktemp("annotate") / "prepared", config)
 
 
 @pytest.fixture(scope="module")
-def inputs(prepared: Path, demo_world: Path) -> StageInputs:
-    return StageInputs(prepared=str(prepared), start_model=str(demo_world / "model"))
+def prepared(inputs: StageInputs) -> Path:
+    return Path(inputs.prepared)
 
 
 @pytest.fixture(scope="module")
 def reference(config: SweepConfig, inputs: StageInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return annotated(tmp_path_factory.mktemp("reference"), config, inputs, "reference")
-
-
-def columns(table: Path) -> dict[str, list[object]]:
-    read: dict[str, list[object]] = pyarrow.parquet.read_table(table / "table.parquet").to_pydict()
-    return read
 
 
 def assert_same_values(table: Path, expected: Path) -> None:
@@ -95,16 +55,6 @@ def assert_same_values(table: Path, expected: Path) -> None:
     assert shared["pair_id"] == whole["pair_id"]
     for name in set(whole) - {"pair_id"}:
         assert shared[name] == pytest.approx(whole[name], abs=1e-4)
-
-
-def test_reference_equals_scoring_every_pair_afresh(reference: Path, prepared: Path, config: SweepConfig) -> None:
-    assert is_valid(reference)
-    stored, pairs = columns(reference), read_pairs(prepared)
-    model = ResponseModel(load_model(config.model), longest=64)
-    assert stored["pair_id"] == [pair.pair_id for pair in pairs]
-    for column, side in (("reference_chosen_logps", "chosen_ids"), ("reference_rejected_logps", "rejected_ids")):
-        fresh = completion_logps(model, [p.prompt_ids for p in pairs], [getattr(p, side) for p in pairs], batch_size=1)
-        assert stored[column] == pytest.approx(fresh.tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize(("shards", "ranks"), [(1, 3), (4, 1), (2, 2)])
@@ -161,17 +111,12 @@ class TestScoredOnce:
     @pytest.fixture(scope="class")
     @classmethod
     def adapters(cls, config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-        """A trained adapter for each objective."""
-        folder, written = tmp_path_factory.mktemp("adapters"), {}
-        for seed, name in enumerate(config.objective_names):
-            policy = attach_adapter(load_model(config.model), LoraConfig(r=2), seed=seed)
-            generator = torch.Generator().manual_seed(seed)
-            trained = {key: p for key, p in policy.named_parameters() if p.requires_grad}
-            for parameter in trained.values():
-                parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-            save_trained(policy, folder / name, {key: p.detach() for key, p in trained.items()})
-            written[name] = folder / name
-        return written
+        """An adapter for each objective."""
+        folder = tmp_path_factory.mktemp("adapters")
+        return {
+            name: save_random_adapter(config.model, folder / name, seed=seed)
+            for seed, name in enumerate(config.objective_names)
+        }
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -186,10 +131,8 @@ class TestScoredOnce:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def doubled(cls, implicit: SweepConfig, demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
-        folder = tmp_path_factory.mktemp("doubled") / "prepared"
-        write_prepared(folder, implicit, load_data(implicit), model_path=str(demo_world / "model"))
-        return StageInputs(prepared=str(folder), start_model=str(demo_world / "model"))
+    def doubled(cls, implicit: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
+        return prepared_inputs(tmp_path_factory.mktemp("doubled") / "prepared", implicit)
 
     def test_two_objectives_over_the_same_texts(
         self, implicit: SweepConfig, doubled: StageInputs, tmp_path: Path

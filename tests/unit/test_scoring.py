@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig, PreTrainedModel
+from transformers import BloomConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
 
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.logps import response_logps, sampled_kl
@@ -24,12 +24,12 @@ from modpo.models import (
     sequence_logits,
     sequence_logps,
 )
-from modpo.scoring import ResponseModel, completion_kl, completion_logps, pair_logps, unpacked
+from modpo.scoring import PROBE_TOLERANCE, ResponseModel, completion_kl, completion_logps, pair_logps, unpacked
 from modpo.training.step import sft_micro_batch
+from tests.acceptance.plugin import Accept
 from tests.counting import counted_responses
+from tests.unit.completions import PROMPTS, RESPONSES, SMALL_LLAMA, logps_by_token, longer_completions, tiny
 
-PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7], [10, 11, 12, 13]]
-RESPONSES = [[14, 15, 2], [16, 2], [17, 18, 19, 20, 2], [2]]
 LONGEST = 64
 
 
@@ -37,15 +37,6 @@ LONGEST = 64
 def frozen(demo_world: Path) -> PreTrainedModel:
     """The demo's untrained model, which tests only read."""
     return load_model(ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32"))
-
-
-def tiny(config: LlamaConfig | BloomConfig) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    # Larger weights than those of a fresh model, so that a wrong attention shows.
-    for parameter in model.parameters():
-        parameter.data *= 3
-    return model.eval()
 
 
 BLOOM = BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2)
@@ -67,14 +58,36 @@ def padded(model: torch.nn.Module) -> list[float]:
 
 
 class TestCompletions:
-    @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-    def test_rows_and_order_do_not_matter(self, frozen: PreTrainedModel, batch_size: int) -> None:
-        model = ResponseModel(frozen, longest=LONGEST)
-        scored = completion_logps(model, PROMPTS, RESPONSES, batch_size=batch_size)
+    @pytest.mark.parametrize("config", [SMALL_LLAMA, BLOOM], ids=["packed", "padded family"])
+    def test_equal_to_one_forward_per_token(self, config: PreTrainedConfig, accept: Accept) -> None:
+        policy = tiny(config)
+        scored = completion_logps(ResponseModel(policy, longest=LONGEST), PROMPTS, RESPONSES, batch_size=100)
         assert scored.dtype == np.float64
-        assert scored.tolist() == pytest.approx(padded(frozen), abs=1e-4)
-        backwards = completion_logps(model, PROMPTS[::-1], RESPONSES[::-1], batch_size=batch_size)
-        assert backwards[::-1].tolist() == pytest.approx(scored.tolist(), abs=1e-4)
+        error = np.abs(scored - logps_by_token(policy).numpy()).max()
+        accept("C1", "largest error in nats, as every model is scored", error, at_most=1e-5)
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+    def test_rows_and_order_do_not_matter(self, batch_size: int, accept: Accept) -> None:
+        """Packed rows of any size, and the same backwards, against padded sequences."""
+        policy = tiny(SMALL_LLAMA)
+        model = ResponseModel(policy, longest=LONGEST)
+        assert model.is_packed
+        scored = completion_logps(model, PROMPTS, RESPONSES, batch_size=batch_size)
+        backwards = completion_logps(model, PROMPTS[::-1], RESPONSES[::-1], batch_size=batch_size)[::-1]
+        change = max(np.abs(found - padded(policy)).max() for found in (scored, backwards))
+        accept("C2", "largest change by packing and company, in nats", change, at_most=1e-4)
+
+    @pytest.mark.parametrize(
+        ("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, PROBE_TOLERANCE[torch.bfloat16])]
+    )
+    def test_neither_do_they_for_longer_texts(self, dtype: torch.dtype, bound: float, accept: Accept) -> None:
+        """In bfloat16 within what the probe of a family lets pass."""
+        policy, (prompts, responses) = tiny(SMALL_LLAMA).to(dtype), longer_completions()
+        scored = completion_logps(ResponseModel(policy, longest=128), prompts, responses, batch_size=5)
+        with torch.no_grad():
+            plain = sequence_logps(policy, make_sequences(prompts, responses, pad_token_id=0)).numpy()
+        name = str(dtype).removeprefix("torch.")
+        accept("C2", f"largest change of longer texts, {name}, in nats", np.abs(scored - plain).max(), at_most=bound)
 
     def test_nothing_to_score(self, frozen: PreTrainedModel) -> None:
         assert completion_logps(ResponseModel(frozen, longest=LONGEST), [], [], batch_size=4).tolist() == []

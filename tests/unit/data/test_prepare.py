@@ -18,6 +18,9 @@ from modpo.data.prepare import write_prepared
 from modpo.data.prepared import read_columns, read_held_out, read_pairs, read_sft
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, InternalError
+from modpo.models import load_model
+from modpo.scoring import ResponseModel, completion_logps
+from tests.acceptance.plugin import Accept
 from tests.sweeps import world_sweep
 
 
@@ -127,6 +130,35 @@ def test_long_pairs_are_dropped_and_counted(prepared: Path, demo_world: Path, tm
     too_long = [counts[name]["too_long"] for name in ("vivid", "brief")]
     assert sum(too_long) == num_long == len(lengths) - len(kept)
     assert all(len(text.prompt_ids) + len(text.response_ids) <= limit for text in read_sft(tmp_path / "short"))
+
+
+@pytest.mark.parametrize("too_long", ["drop", "truncate"])
+def test_every_row_is_kept_or_counted_and_what_is_kept_can_be_scored(
+    demo_world: Path, tmp_path: Path, too_long: str, accept: Accept
+) -> None:
+    """Empty responses, equal ones and texts beyond the limit among good rows; the prompt of one fills it alone."""
+    prompt, long = "Tell me about the fox at dawn .", "the fox rests . " * 12
+    odd = [(prompt, "", "the fox ."), (prompt, "the fox .", " "), (prompt, "the fox .", "the fox .")]
+    odd += [(prompt, long, "the fox ."), (prompt, long, long + "the"), (long, "the fox .", "the owl .")]
+    rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in odd]
+    for name in ("vivid", "brief"):
+        written = (demo_world / f"{name}.jsonl").read_text() + "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(written)
+    (tmp_path / "model").symlink_to(demo_world / "model")
+    config = world_sweep(tmp_path, data={"max_length": 40, "too_long": too_long, "unusable_rows": "drop"})
+    counts, kept = prepare(tmp_path / "prepared", tmp_path, config), read_pairs(tmp_path / "prepared")
+    read = sum(counts[name]["rows"] for name in config.objective_names)
+    dropped = sum(counts[name][kind] for name in config.objective_names for kind in ("unusable", "too_long"))
+    cut = sum(counts[name]["truncated"] for name in config.objective_names)
+    accept("C6", "rows that are neither kept nor counted", read - dropped - len(kept), at_most=0)
+    assert dropped == (12 if too_long == "drop" else 10)
+    assert cut == sum(pair.chosen_ids[-1] != pair.rejected_ids[-1] for pair in kept) == (0 if too_long == "drop" else 2)
+    model = ResponseModel(load_model(config.model), longest=config.longest_sequence)
+    prompts = [pair.prompt_ids for pair in kept for _ in range(2)]
+    responses = [side for pair in kept for side in (pair.chosen_ids, pair.rejected_ids)]
+    assert all(prompts) and all(responses)
+    infinite = np.count_nonzero(~np.isfinite(completion_logps(model, prompts, responses, batch_size=32)))
+    accept("C6", "log-probabilities of kept responses that are not finite", infinite, at_most=0)
 
 
 def test_nothing_left_within_the_limit(demo_world: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from modpo.config.tree import SweepConfig
 from modpo.orchestration.digests import Inputs
 from modpo.orchestration.plan import SweepPlan, identity_digest, plan_sweep
+from tests.acceptance.plugin import Accept
 
 INPUTS = Inputs(data="d", model="m", files={"rewards:short": "f"})
 
@@ -66,6 +67,15 @@ def test_auto_primary_is_the_largest_weight_and_the_first_named_on_a_tie() -> No
 def test_a_fixed_primary_trains_all_but_the_other_vertices() -> None:
     sweep = {"weights": {"lattice": 4}, "primary": "helpful"}
     assert [trial.primary for trial in plan_sweep(config(sweep=sweep), INPUTS).points] == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("primary", ["auto", "helpful", "short"])
+def test_no_point_is_labelled_by_an_objective_without_weight(primary: str, accept: Accept) -> None:
+    """Where w_k is 0 another objective labels the loss: at the other end it is plain DPO on that one's own pairs."""
+    plan = plan_sweep(config(sweep={"weights": {"lattice": 8}, "primary": primary}), INPUTS)
+    undefined = sum(trial.primary is None or trial.weights[trial.primary] == 0 for trial in plan.points)
+    assert len(plan.points) == 9 and {0.0} < {weight for trial in plan.points for weight in trial.weights}
+    accept("A7", "points whose primary objective has no weight", undefined, at_most=0)
 
 
 def test_adding_points_leaves_the_old_ones_and_every_stage_as_they_are() -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from modpo.config.rewards import FunctionReward
+from modpo.core.batch import PairRewards
+from modpo.data.pair_table import open_margin_rewards, write_margin_rewards
+from modpo.rewards.base import Completion
+from modpo.rewards.function import FunctionScorer
 from modpo.rewards.rules import brevity, near_target_length, reading_ease, sentences, sentiment, syllables
+from tests.acceptance.plugin import Accept
 
 
 def text(words: int) -> str:
@@ -57,6 +67,19 @@ class TestLength:
     def test_saying_nothing_is_worse_than_going_on_for_ever(self) -> None:
         short, empty, shortest_allowed, endless = near_target_length([""] * 4, [text(9), "", text(10), text(2000)])
         assert short == empty == -6 < endless < shortest_allowed == -2
+
+    def test_lengths_are_whole_numbers_all_the_way_to_the_margin(self, tmp_path: Path, accept: Accept) -> None:
+        """Through the scorer, the table that trials map and the gap; in bfloat16 they would come in twos above 256."""
+        lengths = np.array([*range(1200), 4095, 65_537, 1_000_001])
+        completions = [Completion("", text(length), (1,), (2,)) for length in lengths.tolist()]
+        settings = FunctionReward(type="function", function="modpo.rewards.rules:brevity")
+        rewards = FunctionScorer("brief", brevity, settings, 1.0).score(completions, reference_logps=np.zeros(0))
+        write_margin_rewards(tmp_path, "brief", np.stack([rewards, rewards[::-1]], -1))
+        mapped = torch.from_numpy(open_margin_rewards(tmp_path, "brief", num_pairs=len(lengths)).copy())
+        gap = PairRewards(mapped[:, :1], mapped[:, 1:]).gap[:, 0].numpy()
+        accept("C7", "lengths that are not exact", np.count_nonzero(rewards != -lengths), at_most=0)
+        differing = np.count_nonzero(gap != lengths[::-1] - lengths)
+        accept("C7", "differences of lengths that are not exact", differing, at_most=0)
 
     def test_raw_brevity_wants_silence(self) -> None:
         assert brevity(["", ""], ["", text(7)]) == [0, -7]

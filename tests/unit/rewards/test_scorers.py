@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,19 @@ from transformers import PreTrainedModel
 
 from modpo.config import SweepConfig
 from modpo.config.spec import StageInputs
-from modpo.config.tree import LoraConfig
+from modpo.core.batch import PairRewards
+from modpo.core.losses import LossSettings, log_ratio_gap, modpo_loss
+from modpo.core.trees import Tree, tree_batch
 from modpo.errors import InputError, Problem
-from modpo.models import attach_adapter, load_model, save_trained
+from modpo.models import load_model, trained_model
 from modpo.rewards.base import Completion, finite
 from modpo.rewards.classifier import ClassifierScorer, ClassifierSource
 from modpo.rewards.function import FunctionScorer
 from modpo.rewards.scorers import ImplicitScorer, build_scorer, import_function
-from modpo.scoring import ResponseModel, completion_logps
+from modpo.scoring import ResponseModel, completion_logps, pair_logps
+from tests.acceptance.plugin import Accept
 from tests.sweeps import VIVID, world_sweep
+from tests.unit.adapters import save_random_adapter
 
 PAD = 0
 NO_LOGPS = np.zeros(0)
@@ -31,6 +35,14 @@ COMPLETIONS = [
     Completion("Hi", "one", (5, 6), (7, 2)),
     Completion([{"role": "user", "content": "Hi"}], "one two three", (5,), (7, 8, 9, 10, 2)),
 ]
+
+
+PAIRS = [
+    Tree((5, 6), ((7, 8, 2), (7, 2))),
+    Tree((5,), ((7, 8, 9, 10, 2), (11, 2))),
+    Tree((12, 13, 14), ((15, 2), (16, 17, 18, 2))),
+]
+OF_PAIRS = [Completion("", "", tree.prompt_ids, response) for tree in PAIRS for response in tree.response_ids]
 
 
 def refused(call: Callable[[], Any]) -> Problem:
@@ -84,12 +96,7 @@ class TestImplicit:
     def world(cls, demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
         """The base model, and the folder of an adapter on it."""
         config = world_sweep(demo_world).model
-        policy = attach_adapter(load_model(config), LoraConfig(r=2), seed=0)
-        trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-        for parameter in trained.values():
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        folder = tmp_path_factory.mktemp("implicit") / "adapter"
-        save_trained(policy, folder, {name: parameter.detach() for name, parameter in trained.items()})
+        folder = save_random_adapter(config, tmp_path_factory.mktemp("implicit") / "adapter", seed=1)
         return load_model(config), folder
 
     def config(self, demo_world: Path, **objective: Any) -> SweepConfig:
@@ -98,15 +105,21 @@ class TestImplicit:
         config["objectives"][0] |= {"reward": None, **objective}
         return SweepConfig.model_validate(config)
 
-    def reference(self, base: PreTrainedModel) -> Any:
+    def reference(self, base: PreTrainedModel, completions: Sequence[Completion] = COMPLETIONS) -> Any:
         model = ResponseModel(base, longest=64)
-        prompts, responses = ([getattr(c, side) for c in COMPLETIONS] for side in ("prompt_ids", "response_ids"))
+        prompts, responses = ([getattr(c, side) for c in completions] for side in ("prompt_ids", "response_ids"))
         return completion_logps(model, prompts, responses, batch_size=2)
 
-    def score(self, config: SweepConfig, inputs: StageInputs, base: PreTrainedModel) -> Any:
+    def score(
+        self,
+        config: SweepConfig,
+        inputs: StageInputs,
+        base: PreTrainedModel,
+        completions: Sequence[Completion] = COMPLETIONS,
+    ) -> Any:
         scorer = build_scorer(config, config.objectives[0], inputs, base=base)
         assert isinstance(scorer, ImplicitScorer)
-        return scorer.score(COMPLETIONS, reference_logps=self.reference(base))
+        return scorer.score(completions, reference_logps=self.reference(base, completions))
 
     def test_reward_of_the_objectives_own_vertex(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
         """At w = e_j z = s beta Delta log, so the raw reward is s beta log(pi / pi_ref): here 4 x .25 = 1 log ratio."""
@@ -149,6 +162,36 @@ class TestImplicit:
         inputs = StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)})
         up, down = (self.score(self.config(demo_world, direction=d), inputs, base) for d in ("maximize", "minimize"))
         assert up.tolist() == down.tolist()
+
+    @pytest.mark.parametrize("unit", [1.0, 4.0])
+    @pytest.mark.parametrize("weights", [(0.75, 0.25), (0.2, 0.8), (0.5, 0.25, 0.25)])
+    def test_a_policy_that_is_its_own_margin_has_the_logit_of_the_closed_form(
+        self,
+        world: tuple[PreTrainedModel, Path],
+        demo_world: Path,
+        weights: tuple[float, ...],
+        unit: float,
+        accept: Accept,
+    ) -> None:
+        """z = (beta / w_k)(1 - w_m) Delta log-ratio; a third objective has a reward of 0. The margin is number 0."""
+        base, folder = world
+        config = self.config(demo_world, unit=unit)
+        beta, (margin_weight, primary_weight, *_) = config.training.beta, weights
+        with trained_model(base, config.model, folder) as trained, torch.no_grad():
+            policy = pair_logps(ResponseModel(trained.policy, longest=64), tree_batch(PAIRS))
+        with torch.no_grad():
+            reference = pair_logps(ResponseModel(base, longest=64), tree_batch(PAIRS))
+        rewards = self.score(
+            config, StageInputs(prepared="", start_model="", vertices={"vivid": str(folder)}), base, OF_PAIRS
+        )
+        sides = torch.zeros(2, len(PAIRS), len(weights), dtype=torch.float64)
+        sides[..., 0] = torch.from_numpy(rewards.reshape(-1, 2).T)
+        units = (unit, *[1.0] * (len(weights) - 1))
+        point = LossSettings(weights=weights, units=units, primary=1, beta=beta)
+        z = modpo_loss(policy, reference, PairRewards(*sides), point).preference_logits
+        expected = (beta / primary_weight) * (1 - margin_weight) * log_ratio_gap(policy, reference)
+        assert expected.abs().min() > 1e-3
+        accept("C5", "largest error of a logit", (z - expected).abs().max().item(), at_most=1e-4)
 
     def test_base_model_is_left_as_it_was(self, world: tuple[PreTrainedModel, Path], demo_world: Path) -> None:
         base, folder = world
