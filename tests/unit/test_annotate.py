@@ -83,8 +83,9 @@ def test_trials_map_the_numbers_of_the_tables(
     """The same rows in the same order, with the tokens of pairs.parquet."""
     scored = inputs.model_copy(update={"reference": str(reference)})
     rewards = annotated(tmp_path, config, scored, "rewards")
-    assert is_valid(rewards)
+    assert is_valid(reference) and is_valid(rewards)
     table, stored, pairs = open_pair_table(reference), columns(reference), read_pairs(prepared)
+    assert stored["pair_id"] == columns(rewards)["pair_id"] == [pair.pair_id for pair in pairs]
     assert [[t.prompt_ids, *t.response_ids] for t in table.trees(np.arange(len(table)))] == [
         [pair.prompt_ids, pair.chosen_ids, pair.rejected_ids] for pair in pairs
     ]
