@@ -18,6 +18,8 @@ Tokens = list[int]
 Turns = tuple[tuple[str, str], ...]
 
 CACHED_TEXTS = 50_000
+# Stands for a response where only what a template writes behind it is looked at; no template strips it.
+SOMETHING_SAID = "\ue000said\ue001"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,14 @@ class Encoder:
         self._special = None if data.allow_special_tokens else SpecialTokens(tokenizer)
         # A prompt comes back with each of its responses, a response in several pairs.
         self._tokenised = lru_cache(maxsize=CACHED_TEXTS)(self._tokenise)
+        self._unsaid = lru_cache(maxsize=CACHED_TEXTS)(self._behind_the_end)
         self._writes_end = list(tokenizer("a")["input_ids"])[-1:] == [tokenizer.eos_token_id]
 
     def prompt_ids(self, prompt: Prompt) -> Tokens:
         """Tokens from which a response is generated."""
         if isinstance(prompt, str):
             return self._plain(self.template, prompt)
-        return self._chat(self._with_system(prompt), add_generation_prompt=True)
+        return self._chat(self._with_system(prompt))
 
     def pair(self, prompt: Prompt, chosen: str, rejected: str) -> EncodedPair:
         """Tokens of a pair, split at the first token that differs from the prompt's own tokenisation.
@@ -108,7 +111,7 @@ class Encoder:
         pair share one split, the earlier of the two, so that their log-probabilities condition on the same tokens.
         """
         prompt_ids = self.prompt_ids(prompt)
-        texts = [self._with_response(prompt, prompt_ids, response) for response in (chosen, rejected)]
+        texts = [self._with_response(prompt, response) for response in (chosen, rejected)]
         split = min(_common_prefix(prompt_ids, text) for text in texts)
         if split == 0:
             # The prompt is one token, and a response merges with it: apart, as generation sees them.
@@ -126,18 +129,10 @@ class Encoder:
             return prompt
         return (("system", self.system), *prompt)
 
-    def _with_response(self, prompt: Prompt, prompt_ids: Tokens, response: str) -> Tokens:
+    def _with_response(self, prompt: Prompt, response: str) -> Tokens:
         if isinstance(prompt, str):
             return self._ended(self._plain(self.template, prompt, response))
-        turns = (*self._with_system(prompt), ("assistant", response))
-        tokens = self._chat(turns, add_generation_prompt=False)
-        end: int = self.tokenizer.eos_token_id
-        # What a template writes after the end token is never generated, so it is no part of the response. An end
-        # token that belongs to the prompt is not the response's.
-        start = max(len(tokens) - 4, _common_prefix(prompt_ids, tokens))
-        if end in tokens[start:]:
-            return tokens[: len(tokens) - tokens[::-1].index(end)]
-        return self._ended(tokens)
+        return self._ended(self._chat(self._with_system(prompt), response))
 
     def _ended(self, tokens: Tokens) -> Tokens:
         end: int = self.tokenizer.eos_token_id
@@ -154,17 +149,29 @@ class Encoder:
         tokens = self._read(text, aliased, add_special_tokens=True)
         return tokens[:-1] if self._writes_end else tokens
 
-    def _chat(self, turns: Turns, *, add_generation_prompt: bool) -> Tokens:
-        text = self._rendered(turns, add_generation_prompt=add_generation_prompt)
+    def _chat(self, turns: Turns, response: str | None = None) -> Tokens:
+        """Tokens of a conversation: to where the assistant is to speak, or to the end of what it says."""
+        text = self._conversation(turns, response)
         aliased = None
         if self._special is not None:
             # Aliases go through the template, which may cut or test a content; then they change places with its own.
             hidden = tuple((self._special.exchanged(role), self._special.exchanged(content)) for role, content in turns)
-            if hidden != turns:
-                rendered = self._rendered(hidden, add_generation_prompt=add_generation_prompt)
-                aliased = self._special.exchanged(rendered)
+            said = None if response is None else self._special.exchanged(response)
+            if (hidden, said) != (turns, response):
+                aliased = self._special.exchanged(self._conversation(hidden, said))
         # A chat template writes the special tokens itself.
         return self._read(text, aliased, add_special_tokens=False)
+
+    def _conversation(self, turns: Turns, response: str | None) -> str:
+        if response is None:
+            return self._rendered(turns, add_generation_prompt=True)
+        text = self._rendered((*turns, ("assistant", response)), add_generation_prompt=False)
+        return text.removesuffix(self._unsaid(turns))
+
+    def _behind_the_end(self, turns: Turns) -> str:
+        """What the template writes after a response's end token: never generated, so it is no part of the response."""
+        text = self._rendered((*turns, ("assistant", SOMETHING_SAID)), add_generation_prompt=False)
+        return text.rpartition(SOMETHING_SAID)[2].partition(self.tokenizer.eos_token)[2]
 
     def _read(self, text: str, aliased: str | None, *, add_special_tokens: bool) -> Tokens:
         """Tokens of a text as it stands or, where there is one, of its version with aliases."""
