@@ -15,6 +15,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from modpo.config.quantised import not_installed
 from modpo.config.tree import LoraConfig, ModelConfig
@@ -22,6 +23,7 @@ from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem, SetupError
+from modpo.kernels.families import unloadable_reason, unscorable_reason
 from modpo.kernels.tree_attention import checkpoint_context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,19 +92,33 @@ def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int] | None:
     return width, width * (4 * width + 3 * inner)
 
 
-def check_loadable(config: ModelConfig) -> None:
+def check_loadable(config: ModelConfig, *, longest: int) -> None:
     """Loads the model's config and tokenizer, without its weights.
 
+    Args:
+        longest: tokens of the longest prompt with one response that will be trained on.
+
     Raises:
-        InputError: one of them cannot be loaded, or the model is no causal language model.
+        InputError: one of them cannot be loaded, or models of this kind cannot be scored.
     """
-    load_tokenizer(config.name_or_path, config.revision)
     try:
         found = AutoConfig.from_pretrained(config.name_or_path, revision=config.revision)
     except (OSError, ValueError) as error:
         raise InputError(_not_loadable(str(error))) from error
-    if type(found) not in AutoModelForCausalLM._model_mapping:
-        raise InputError(_not_loadable(f"a {found.model_type} model"))
+    if reason := unscorable_reason(found, longest) or unloadable_reason(found):
+        raise InputError(not_scorable(reason))
+    load_tokenizer(config.name_or_path, config.revision)
+
+
+def not_scorable(reason: str) -> Problem:
+    return Problem(
+        code="MS-162",
+        what="the model's log-probabilities cannot be trained on",
+        where="model.name_or_path",
+        got=reason,
+        wanted="a causal language model: a token's log-probability depends on the tokens before it and on nothing else",
+        remedy="take another model; where a length is named, lower data.max_length",
+    )
 
 
 def _not_loadable(reason: str) -> Problem:
@@ -131,6 +147,8 @@ def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, seed: int) -> Pe
             lora_dropout=lora.lora_dropout,
             target_modules=targets,
             task_type="CAUSAL_LM",
+            # GPT-2's layers hold their weights the other way round.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         ),
         adapter_name=POLICY_ADAPTER,
     )

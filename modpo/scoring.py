@@ -23,11 +23,20 @@ from modpo.core.batch import PairLogps, SequenceBatch
 from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.packing import first_fit_decreasing
 from modpo.core.trees import Tree, TreeBatch, tree_batch
-from modpo.kernels.families import agrees_with_plain, unsupported_reason
+from modpo.errors import InputError
+from modpo.kernels.families import agrees_with_plain, depends_on_others, unscorable_reason, unsupported_reason
 from modpo.kernels.head import ResponseHead, head_scale, response_sums
 from modpo.kernels.token_kl import token_kl
 from modpo.kernels.tree_attention import TreeAttention
-from modpo.models import TrainedModel, make_sequences, plain_model, sequence_logits, sequence_logps, to_device
+from modpo.models import (
+    TrainedModel,
+    make_sequences,
+    not_scorable,
+    plain_model,
+    sequence_logits,
+    sequence_logps,
+    to_device,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +56,9 @@ class ResponseModel(torch.nn.Module):
             before.
         longest: tokens of the longest prompt with one response that will ever be scored.
 
+    Raises:
+        InputError: the model's log-probabilities depend on more than the tokens before each.
+
     Attributes:
         is_packed: whether rows are scored as they are; otherwise each response becomes a padded sequence of its own.
     """
@@ -56,9 +68,11 @@ class ResponseModel(torch.nn.Module):
         # First, so that shared parameters have the policy's names.
         self.policy = policy
         model = plain_model(policy)
+        _refuse_unscorable(model, longest)
         reason = _padded_because(model, longest)
         self.is_packed = reason is None
         if reason is not None:
+            _refuse_dependent(model)
             _say_once(reason)
             return
         self.head = ResponseHead(model.get_output_embeddings(), scale=head_scale(model.config) or 1.0)
@@ -252,6 +266,21 @@ def unpacked(batch: TreeBatch) -> SequenceBatch:
     ordered = [sequences[number] for number in range(batch.num_responses)]
     made = make_sequences([p for p, _ in ordered], [r for _, r in ordered], pad_token_id=PADDING_TOKEN)
     return to_device(made, batch.input_ids.device)
+
+
+def _refuse_unscorable(model: PreTrainedModel, longest: int) -> None:
+    if reason := unscorable_reason(model.config, longest):
+        raise InputError(not_scorable(reason))
+
+
+def _refuse_dependent(model: PreTrainedModel) -> None:
+    """A probe for what is padded: whatever agrees with its packed rows is causal."""
+    difference = depends_on_others(model)
+    if not difference <= PROBE_TOLERANCE[model.dtype]:
+        kind = model.config.model_type
+        raise InputError(
+            not_scorable(f"{kind} models give a token another probability beside other tokens ({difference:.2g} nats).")
+        )
 
 
 def _padded_because(model: PreTrainedModel, longest: int) -> str | None:

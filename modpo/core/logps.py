@@ -16,11 +16,13 @@ CHUNK = 512
 def response_logps(logits_NTV: Tensor, labels_NT: Tensor) -> Tensor:
     """Summed log-probability of each response, (N,) float64 nats.
 
-    Token t is predicted by position t - 1. Log-softmax runs in float32, the sum in float64: a bfloat16 sum of
-    2,048 token log-probabilities is off by about 4 nats.
+    Token t is predicted by position t - 1. Log-softmax runs in float32 (in float64 for float64 logits), the sum in
+    float64: a bfloat16 sum of 2,048 token log-probabilities is off by about 4 nats.
     """
     targets, mask = _targets(labels_NT)
-    token_logps = torch.log_softmax(logits_NTV[:, :-1].float(), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    wide = torch.promote_types(logits_NTV.dtype, torch.float32)
+    logps_NTV = torch.log_softmax(logits_NTV[:, :-1], dim=-1, dtype=wide)
+    token_logps = logps_NTV.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return (token_logps.double() * mask).sum(-1)
 
 

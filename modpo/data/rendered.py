@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from modpo.config.tree import SweepConfig
+from collections.abc import Iterator
+
 from modpo.data.loading import LoadedData
-from modpo.data.tokenize import Encoder, load_tokenizer
+from modpo.data.tokenize import Encoder
+from modpo.errors import Problem, shown
 
 MAX_CHARACTERS = 400
 
 
-def rendered_sample(config: SweepConfig, data: LoadedData, *, model_path: str) -> list[str]:
+def rendered_sample(encoder: Encoder, data: LoadedData) -> list[str]:
     """The first pair of the first objective that has one, its tokens turned back into text; without pairs, a prompt."""
-    tokenizer = load_tokenizer(model_path, config.model.revision)
-    encoder = Encoder(tokenizer, config.data)
     pair = next(iter(data.pairs), None)
     if pair is None:
         prompt = next(iter(data.label_prompts), None)
@@ -22,9 +22,33 @@ def rendered_sample(config: SweepConfig, data: LoadedData, *, model_path: str) -
         title = f"first pair of {pair.objective} ({pair.where})"
         parts = {"prompt": encoded.prompt_ids, "chosen": encoded.chosen_ids, "rejected": encoded.rejected_ids}
     lines = [
-        f"  {name:<8} {len(tokens):>5} tokens  {_shown(tokenizer.decode(tokens))}" for name, tokens in parts.items()
+        f"  {name:<8} {len(tokens):>5} tokens  {_shown(encoder.tokenizer.decode(tokens))}"
+        for name, tokens in parts.items()
     ]
     return [f"{title}, as the model sees it:", *lines]
+
+
+def warn_of_template(encoder: Encoder, data: LoadedData) -> Iterator[Problem]:
+    """Whether the first pair's responses follow something else than what responses are sampled behind.
+
+    Spaces alone are no reason: they merge with the first word of a response.
+    """
+    pair = next(iter(data.pairs), None)
+    if pair is None:
+        return
+    asked = encoder.prompt_ids(pair.prompt)
+    encoded = encoder.pair(pair.prompt, pair.chosen, pair.rejected)
+    unanswered = encoder.tokenizer.decode(asked[len(encoded.prompt_ids) :])
+    if not isinstance(pair.prompt, str) and unanswered.strip():
+        yield Problem(
+            code="MS-720",
+            what="the chat template begins what is to be generated with a text that no answer of the data has",
+            where=pair.where,
+            got=shown(unanswered),
+            wanted="a template that writes the same before a response, whether it is there or to come",
+            remedy="responses are trained on without that text and sampled behind it: change the template, or put the "
+            "text into the responses",
+        )
 
 
 def _shown(text: str) -> str:

@@ -82,13 +82,14 @@ def _look_closer(config: SweepConfig, resolved: SweepConfig, data: LoadedData) -
     Raises:
         InputError: the data has chat messages, and the tokenizer no template for them.
     """
-    from modpo.data.rendered import rendered_sample
+    from modpo.data.rendered import rendered_sample, warn_of_template
+    from modpo.data.tokenize import Encoder, load_tokenizer
 
     facts = label_facts(data)
-    sample = rendered_sample(resolved, data, model_path=resolved.model.name_or_path)
-    return Preflight(
-        config, data, facts, (*warn_of_labels(config, facts), *_warn_of_weights(config, data)), tuple(sample)
-    )
+    encoder = Encoder(load_tokenizer(resolved.model.name_or_path, resolved.model.revision), resolved.data)
+    sample = rendered_sample(encoder, data)
+    warnings = (*warn_of_labels(config, facts), *_warn_of_weights(config, data), *warn_of_template(encoder, data))
+    return Preflight(config, data, facts, warnings, tuple(sample))
 
 
 def _warn_of_weights(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
@@ -161,7 +162,7 @@ def _check_model(config: SweepConfig) -> Iterator[Problem]:
 
     name = config.model.name_or_path
     if not name.startswith(DEMO_PREFIX) and _is_there(name):
-        yield from _problems_of(partial(check_loadable, config.model))
+        yield from _problems_of(partial(check_loadable, config.model, longest=config.longest_sequence))
     for objective in config.objectives:
         reward = objective.reward
         if isinstance(reward, ModelReward) and _is_there(reward.name_or_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, T5Config
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
@@ -153,15 +153,7 @@ class TestLoading:
         folder = tmp_path / "model"
         shutil.copytree(demo_world / "model", folder)
         (folder / "model.safetensors").unlink()
-        check_loadable(ModelConfig(name_or_path=str(folder)))
-
-    def test_a_model_of_another_kind(self, demo_world: Path, tmp_path: Path) -> None:
-        folder = tmp_path / "model"
-        shutil.copytree(demo_world / "model", folder)
-        T5Config().save_pretrained(folder)
-        with pytest.raises(InputError) as caught:
-            check_loadable(ModelConfig(name_or_path=str(folder)))
-        assert [(problem.code, problem.got) for problem in caught.value.problems] == [("MS-161", "a t5 model")]
+        check_loadable(ModelConfig(name_or_path=str(folder)), longest=64)
 
 
 @pytest.mark.parametrize(

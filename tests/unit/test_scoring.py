@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BloomConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BloomConfig, MistralConfig, PreTrainedConfig, PreTrainedModel, XLNetConfig
 
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.trees import Tree, TreeBatch, tree_batch
+from modpo.errors import InputError
 from modpo.models import (
     TrainedModel,
     attach_adapter,
@@ -39,6 +40,7 @@ def frozen(demo_world: Path) -> PreTrainedModel:
     return load_model(ModelConfig(name_or_path=str(demo_world / "model"), dtype="float32"))
 
 
+BIDIRECTIONAL = XLNetConfig(vocab_size=32, d_model=16, d_inner=32, n_layer=2, n_head=2)
 BLOOM = BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2)
 WINDOWED = MistralConfig(
     vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -131,7 +133,7 @@ class TestFamilies:
         ids=["bloom", "window"],
     )
     def test_others_are_padded_with_one_line_and_the_same_numbers(
-        self, config: BloomConfig, reason: str, caplog: pytest.LogCaptureFixture
+        self, config: PreTrainedConfig, reason: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         policy = tiny(config)
         with caplog.at_level(logging.WARNING, logger="modpo.scoring"):
@@ -140,6 +142,21 @@ class TestFamilies:
         assert [record.getMessage().startswith(reason) for record in caplog.records] in ([True], [])
         scored = completion_logps(models[0], PROMPTS, RESPONSES, batch_size=2)
         assert scored.tolist() == pytest.approx(padded(policy), abs=1e-4)
+
+    def test_a_family_that_sees_later_tokens_is_refused_by_name(self) -> None:
+        with pytest.raises(InputError) as caught:
+            ResponseModel(tiny(BIDIRECTIONAL), longest=LONGEST)
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.got) == ("MS-162", "xlnet models let tokens see later ones.")
+
+    def test_a_model_whose_config_does_not_tell_is_tried_before_it_scores(self) -> None:
+        policy = tiny(BIDIRECTIONAL)
+        policy.config.attn_type = "uni"
+        with pytest.raises(InputError) as caught:
+            ResponseModel(policy, longest=LONGEST)
+        (problem,) = caught.value.problems
+        assert problem.code == "MS-162"
+        assert problem.got.startswith("xlnet models give a token another probability beside other tokens (")
 
     def test_what_is_padded_is_sorted_by_length_first(self) -> None:
         """Lengths 2, 6, 2, 6: two batches of equal sequences, and not one token of padding."""

@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from modpo.core.trees import Tree, tree_batch
 from modpo.kernels.tree_attention import tree_attention, tree_logits
 
+# Llama and the families that differ from it in their norms, heads, positions, fused layers or factors.
+SUPPORTED = ("gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
 VOCABULARY = 101
 SIZES = {
     **{"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},

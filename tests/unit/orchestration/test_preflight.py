@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from rich.console import Console
+from transformers import BartConfig, BertConfig, LlamaConfig, PreTrainedConfig, T5Config, XLNetConfig
 
-from modpo.errors import SetupError
+from modpo.errors import InputError, SetupError
 from modpo.orchestration.preflight import Preflight, preflight
 from modpo.tables import print_preflight
 from tests.sweeps import raw_sweep
@@ -68,6 +71,37 @@ def test_texts_that_look_like_markup_are_printed_as_they_are(demo_world: Path, t
     assert "  prompt [red]hello[/red] [/]" in printed(marked, tmp_path)
 
 
+class TestTemplate:
+    """Of a chat, whose generation prompt a response may or may not follow."""
+
+    def found(self, world: Path, tmp_path: Path, generation: str, response: str = "{{ m.content }}") -> Preflight:
+        copy = tmp_path / "world"
+        shutil.copytree(world, copy)
+        for name in ("vivid", "brief"):
+            rows = [json.loads(line) for line in (world / f"{name}.jsonl").read_text().splitlines()]
+            chats = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+            (copy / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+        chat = (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
+            f" {response}{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{generation}{{% endif %}}"
+        )
+        (copy / "model" / "chat_template.jinja").write_text(chat)
+        return checked(copy, tmp_path, data={"eval_fraction": 0.2})
+
+    def test_a_text_that_no_answer_has_is_told(self, demo_world: Path, tmp_path: Path) -> None:
+        """The word is one of the demo's vocabulary."""
+        found = self.found(demo_world, tmp_path, " the")
+        (warning,) = [warning for warning in found.warnings if warning.code == "MS-720"]
+        assert (warning.where, warning.got) == (f"{tmp_path / 'world' / 'vivid.jsonl'}:1", "'the'")
+
+    @pytest.mark.parametrize(("generation", "response"), [("", "{{ m.content }}"), (" the", "the {{ m.content }}")])
+    def test_a_text_that_answers_have_is_not(
+        self, demo_world: Path, tmp_path: Path, generation: str, response: str
+    ) -> None:
+        found = self.found(demo_world, tmp_path, generation, response)
+        assert [warning for warning in found.warnings if warning.code == "MS-720"] == []
+
+
 class TestSmallWeights:
     def test_a_point_whose_labels_count_little(self, demo_world: Path, tmp_path: Path) -> None:
         found = one_sided(demo_world, tmp_path, {"vivid": 0.1, "brief": 0.9}, {"vivid": 0.2, "brief": 0.8})
@@ -98,3 +132,33 @@ def test_a_model_in_4_bits_on_a_machine_without_gpus(
     missing = [] if importlib.util.find_spec("bitsandbytes") else ["MS-404"]
     assert [problem.code for problem in caught.value.problems] == ["MS-403", *missing]
     assert caught.value.exit_status == 4
+
+
+# Its positions turn by the longest sequence of a batch, from 64 tokens on.
+DYNAMIC = LlamaConfig(max_position_embeddings=64, rope_parameters={"rope_type": "dynamic", "factor": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (T5Config(), "t5 models have an encoder, which sees the prompt only."),
+        (BartConfig(), "bart models have an encoder, which sees the prompt only."),
+        (BertConfig(), "bert models let tokens see later ones."),
+        (XLNetConfig(), "xlnet models let tokens see later ones."),
+        (DYNAMIC, "llama models turn all positions of a row differently once a sequence in it exceeds 64 tokens"),
+    ],
+    ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
+)
+def test_a_model_that_cannot_be_scored_is_refused_by_name(
+    demo_world: Path, tmp_path: Path, config: PreTrainedConfig, reason: str
+) -> None:
+    """Its config says so, before its weights are looked for."""
+    world = tmp_path / "world"
+    shutil.copytree(demo_world, world)
+    config.save_pretrained(world / "model")
+    (world / "model" / "model.safetensors").unlink()
+    with pytest.raises(InputError) as caught:
+        checked(world, tmp_path)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == ("MS-162", "model.name_or_path")
+    assert problem.got.startswith(reason)
