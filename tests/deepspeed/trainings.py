@@ -73,12 +73,14 @@ def sweep_config(
     dtype: str = "float32",
     lora: dict[str, Any] | None = None,
     load_in_4bit: bool = False,
+    objectives: Sequence[dict[str, Any]] | None = None,
     **training: Any,
 ) -> SweepConfig:
     """A sweep over the world in `run_dir`; `lora=None` is full fine-tuning."""
     world = run_dir / "world"
     return world_sweep(
         world,
+        **({} if objectives is None else {"objectives": list(objectives)}),
         model={"name_or_path": "", "dtype": dtype, "lora": lora, "load_in_4bit": load_in_4bit},
         data={"template": "{prompt}\n", "eval_fraction": 0.2},
         sft={
