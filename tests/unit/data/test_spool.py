@@ -57,6 +57,7 @@ def test_no_file_is_left_however_a_process_ends(folder: Path) -> None:
 
 
 def test_open_files_go_with_their_spools(folder: Path) -> None:
+    gc.collect()  # what other tests have left
     before = len(list(Path("/dev/fd").iterdir()))
     for _ in range(5):
         items = spool(BATCH_ROWS + 1)

@@ -73,6 +73,7 @@ class TestProbe:
         [
             *((family, {}) for family in (*SUPPORTED, "bloom", "gemma2", "mamba", "opt", "rwkv")),
             *(("falcon", {"alibi": alibi}) for alibi in (False, True)),
+            ("mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 4}),
             ("mistral", {"sliding_window": 4}),
             ("roberta", {"is_decoder": True}),
         ],
