@@ -84,6 +84,11 @@ def test_half_precision_logits_are_summed_in_float64() -> None:
     assert logps.item() == pytest.approx(2048 * math.log(1 / 2), rel=1e-7)
 
 
+def test_float64_logits_keep_their_precision() -> None:
+    logits, labels = random_sequences(torch.float64)
+    assert response_logps(logits, labels).tolist() == pytest.approx(naive_logps(logits, labels), abs=1e-12)
+
+
 class MarkovPolicies:
     """A policy and a reference over sequences of three tokens after a start token, each token depending on the last."""
 
