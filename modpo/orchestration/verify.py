@@ -10,6 +10,7 @@ from modpo.errors import InternalError, Problem
 from modpo.ledger import final_dir
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.pipeline import opened, run_pipeline
+from modpo.telemetry import quiet_libraries
 from modpo.verification.measure import KL_TOLERANCE, LOG_ERROR_TOLERANCE, Case, Places, measure_points
 from modpo.verification.sweeps import NUM_OBJECTIVES, verification_sweep
 from modpo.verification.world import write_world
@@ -27,6 +28,8 @@ def verify(
         TrialError: a point could not be trained.
         ConflictError: the storage path holds something else under the names of these sweeps.
     """
+    # Unlike other commands, this one loads models in its own process.
+    quiet_libraries()
     world = storage_path.absolute() / "verify-world"
     write_world(world)
     cases: list[Case] = []

@@ -1,7 +1,8 @@
 """The two sweeps that `modpo verify` runs: as configs, as anybody could write them.
 
-Two objectives the way of the paper: all weights train, and the margin is the implicit reward of a DPO model. Three
-with what else can go wrong: adapters, functions as rewards, an objective to minimise, and a unit that is not 1.
+Two objectives the way of the paper: all weights train on labels that are draws, and the margin is the implicit reward
+of a DPO model. Three with what else can go wrong: adapters, functions as rewards, an objective to minimise, a unit that
+is not 1, and a loss that reads the probability of a label.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ NUM_OBJECTIVES = (2, 3)
 TWO_OBJECTIVES: dict[str, Any] = {
     "objectives": [{"name": name} for name in OBJECTIVES[:2]],
     "sweep": {"weights": {"lattice": 4}},
+    "training": {"loss_type": "sigmoid", "max_steps": 500, "per_device_train_batch_size": 128},
 }
 THREE_OBJECTIVES: dict[str, Any] = {
     "objectives": [
@@ -31,6 +33,7 @@ THREE_OBJECTIVES: dict[str, Any] = {
         }
         for name, (function, direction) in REWARDS.items()
     ],
+    "training": {"loss_type": "soft", "max_steps": 300, "per_device_train_batch_size": 64},
     "sweep": {
         "weights": {
             "list": [
@@ -60,18 +63,12 @@ def verification_sweep(num_objectives: int, *, world: Path, storage_path: Path) 
             "sft": {
                 "data": {"path": str(world / "texts.jsonl")},
                 "learning_rate": 3e-3,
-                "max_steps": 150,
+                "max_steps": 300,
                 "per_device_train_batch_size": 256,
-            },
-            "training": {
-                "beta": BETA,
-                "learning_rate": 3e-3,
-                "max_steps": 400,
-                "per_device_train_batch_size": 1024,
-                "save_steps": 200,
             },
             "evaluation": {"num_prompts": 1, "samples_per_prompt": 64, "max_new_tokens": 4, "batch_size": 64},
             **own,
             "objectives": objectives,
+            "training": {"beta": BETA, "learning_rate": 3e-3, "save_steps": 100, **own["training"]},
         }
     )

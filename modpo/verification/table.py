@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEALS = ("breakfast", "brunch", "lunch", "tea", "dinner", "supper")
-DISHES = ("bread", "cake", "fish", "fruit", "rice", "salad", "soup")
+DISHES = ("bread", "fish", "fruit", "rice", "soup")
 OBJECTIVES = ("taste", "health", "thrift")
-WORTHS = (1, 2, 3, 4)
-WORTH_OF_NO_DISH = 0.25
-"""Of a response that is no dish: sampled responses need a finite reward, whatever they say."""
+WORTHS = (1, 2, 4)
+WORTH_OF_NO_DISH = 1
+"""Of a response that is no dish, in every objective."""
 SEED = 2310
 
 Rewards = list[float]
@@ -30,6 +30,14 @@ def worths(objective: str) -> dict[tuple[str, str], int]:
     """What each dish is worth, by meal and dish: the same numbers in every process."""
     generator = random.Random(f"{SEED} {objective}")
     return {(meal, dish): generator.choice(WORTHS) for meal in MEALS for dish in DISHES}
+
+
+def no_dishes(meal: str) -> list[str]:
+    """What is no answer: another meal.
+
+    Pairs of dishes alone would leave open how likely anything else should be, and training would let it drift.
+    """
+    return [other for other in MEALS if other != meal]
 
 
 @functools.cache

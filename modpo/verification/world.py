@@ -10,9 +10,12 @@ from pathlib import Path
 
 from modpo.artifacts import is_complete, writing
 from modpo.data.demo.model import write_model
-from modpo.verification.table import DISHES, MEALS, OBJECTIVES, SEED, servings, worths
+from modpo.verification.table import DISHES, MEALS, OBJECTIVES, SEED, WORTH_OF_NO_DISH, no_dishes, servings, worths
 
 WORLD_VERSION = 1
+HIDDEN_SIZE = 32
+# An adapter leaves the output embeddings as they are: with small ones it could not make every optimum.
+INITIAL_SCALE = HIDDEN_SIZE**-0.5
 
 Row = dict[str, str]
 
@@ -25,7 +28,13 @@ def write_world(folder: Path) -> None:
         _write_rows(aside / "texts.jsonl", texts())
         for objective in OBJECTIVES:
             _write_rows(aside / f"{objective}.jsonl", pairs(objective))
-        write_model(aside / "model", texts=[*MEALS, *DISHES], seed=SEED)
+        write_model(
+            aside / "model",
+            texts=[*MEALS, *DISHES],
+            seed=SEED,
+            hidden_size=HIDDEN_SIZE,
+            initial_scale=INITIAL_SCALE,
+        )
 
 
 def texts() -> Iterator[Row]:
@@ -35,14 +44,20 @@ def texts() -> Iterator[Row]:
 
 
 def pairs(objective: str) -> Iterator[Row]:
-    """Every comparison of two dishes at a meal, won and lost as often as Bradley-Terry has it."""
+    """Every comparison of two responses at a meal, won and lost as often as Bradley-Terry has it."""
     table = worths(objective)
     for meal in MEALS:
-        for first, second in itertools.combinations(DISHES, 2):
-            wins, losses = table[meal, first], table[meal, second]
+        for first, second in comparisons(meal):
+            wins, losses = (table.get((meal, response), WORTH_OF_NO_DISH) for response in (first, second))
             common = gcd(wins, losses)
             yield from itertools.repeat({"prompt": meal, "chosen": first, "rejected": second}, wins // common)
             yield from itertools.repeat({"prompt": meal, "chosen": second, "rejected": first}, losses // common)
+
+
+def comparisons(meal: str) -> Iterator[tuple[str, str]]:
+    """Every two dishes, and each dish with something that is none."""
+    yield from itertools.combinations(DISHES, 2)
+    yield from zip(DISHES, no_dishes(meal), strict=True)
 
 
 def _write_rows(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:

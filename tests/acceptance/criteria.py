@@ -41,7 +41,7 @@ CRITERIA = {
     "D7": "the same seed gives the same bytes; weight vectors share their first state and data order",
     "D8": "a point with all weight on one objective is trained to the bits of plain DPO",
     "D9": "weights saved under ZeRO-3 reload to the same log-probabilities",
-    "E1": "hypervolumes are those of two other libraries, and of geometry",
+    "E1": "hypervolumes are those of moocore and pymoo, and of a union of boxes",
     "E2": "non-dominated points are those of comparing every two; ties stay",
     "E3": "both estimators of the KL agree with the exact sum over a table",
     "E4": "intervals cover the true mean as often as they say",

@@ -16,8 +16,8 @@ from modpo.config.tree import SweepConfig
 from modpo.data.loading import load_data
 from modpo.verification.measure import judge
 from modpo.verification.sweeps import verification_sweep
-from modpo.verification.table import DISHES, MEALS, OBJECTIVES, price, rewards_of, taste, worths
-from modpo.verification.world import pairs, write_world
+from modpo.verification.table import DISHES, MEALS, OBJECTIVES, no_dishes, price, rewards_of, taste, worths
+from modpo.verification.world import comparisons, pairs, write_world
 
 WEIGHTS = (0.5, 0.3, 0.2)
 MEAL = MEALS[0]
@@ -57,14 +57,15 @@ def optimum(reference: np.ndarray, sweep: SweepConfig, weights: tuple[float, ...
 def test_wins_and_losses_are_in_the_proportion_of_the_worths(objective: str) -> None:
     labels = Counter((row["prompt"], row["chosen"], row["rejected"]) for row in pairs(objective))
     for meal in MEALS:
-        for first, second in itertools.combinations(DISHES, 2):
+        worth = {dish: worths(objective)[meal, dish] for dish in DISHES} | dict.fromkeys(no_dishes(meal), 1)
+        for first, second in comparisons(meal):
             won, lost = labels[meal, first, second], labels[meal, second, first]
-            assert won * worths(objective)[meal, second] == lost * worths(objective)[meal, first] > 0
+            assert won * worth[second] == lost * worth[first] > 0
 
 
 def test_what_it_costs_is_the_opposite_of_what_it_is_worth() -> None:
     assert price([MEAL, MEAL], [DISHES[0], DISHES[1]]) == [-r for r in rewards_of(MEAL, ["thrift"])[:2, 0]]
-    assert taste([MEAL], ["stone"]) == [math.log(0.25)]
+    assert taste([MEAL], ["stone"]) == [0]
 
 
 def test_objectives_conflict() -> None:
