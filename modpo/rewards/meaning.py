@@ -85,8 +85,8 @@ def _figures(
 def _accuracy(config: SweepConfig, objective: ObjectiveConfig, pairs: JudgedPairs) -> dict[str, float] | None:
     """Share of the objective's own pairs whose chosen side its reward prefers; None without such pairs."""
     rows = pairs.rows(objective.name) & np.isfinite(pairs.gaps[objective.name])
-    if _learned_from_pairs(objective):
-        # On the pairs that it was trained on it would be right by heart.
+    if _learned_from_pairs(objective) or isinstance(objective.reward, TrainedReward):
+        # On what it was trained on, pairs or the numbers of these responses, it would be right by heart.
         rows &= pairs.held_out
     if not rows.any():
         return None

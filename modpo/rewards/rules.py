@@ -14,6 +14,8 @@ from typing import Any
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"']?\s+")
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
+# Also within `birthPlace` and `born1995`.
+WORD_OR_NUMBER = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 TARGET_WORDS = 40
 FEWEST_WORDS, TOO_SHORT = 10, -6.0
@@ -50,6 +52,15 @@ def brevity(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     return [-float(len(response.split())) for response in responses]
 
 
+def prompt_recall(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """Share of the prompt's distinct words and numbers that the response has too, 0 to 1; of no words it has all.
+
+    For prompts whose content is to be said, such as facts. Whoever repeats the prompt gets everything.
+    """
+    both = [(_vocabulary(_text(p)), _vocabulary(r)) for p, r in zip(prompts, responses, strict=True)]
+    return [len(wanted & said) / len(wanted) if wanted else 1.0 for wanted, said in both]
+
+
 def sentences(text: str) -> list[str]:
     """Parts of a text that end with a full stop, question or exclamation mark and have a word."""
     return [part for part in SENTENCE_END.split(text.strip()) if WORD.search(part)]
@@ -58,6 +69,15 @@ def sentences(text: str) -> list[str]:
 def syllables(word: str) -> int:
     """At least one; by the hyphenation points of American English."""
     return len(_hyphenator().positions(word)) + 1
+
+
+def _text(prompt: Any) -> str:
+    """A prompt, which may be chat messages, as one text."""
+    return prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
+
+
+def _vocabulary(text: str) -> set[str]:
+    return {word.lower() for word in WORD_OR_NUMBER.findall(text)}
 
 
 def _flesch(text: str) -> float:

@@ -65,6 +65,14 @@ class TestFigures:
             assert reward["accuracy"]["value"] == 0.5
             assert reward["drawn_accuracy"] is None, "its labels made it: they cannot testify for themselves"
 
+    def test_a_regression_is_judged_on_held_out_pairs_and_its_labels_are_not_its_own(self) -> None:
+        """It may have learned the very numbers that the training pairs were formed from."""
+        regression = {"type": "trained", "loss": "regression", "data": {"path": "n.jsonl"}}
+        pairs = judged("0000", held_out=[2, 3], o0=[1.0, 1.0, 1.0, -1.0], o1=[1.0] * 4)
+        reward = meaning_of(config({"reward": regression}, {"reward": FUNCTION}), pairs, ONES)["rewards"]["o0"]
+        assert reward["accuracy"]["value"] == 0.5
+        assert reward["drawn_accuracy"] == pytest.approx(1 / (1 + math.exp(-1)))
+
     def test_agreement_that_draws_would_have(self) -> None:
         """Gaps log 3 and log 1: three of four and one half. Two nearly certain ones at 5 nats: 0.9933 each."""
         pairs = judged("00", o0=[math.log(3), 0.0], o1=[1.0, 1.0])

@@ -13,7 +13,15 @@ from modpo.core.batch import PairRewards
 from modpo.data.pair_table import open_margin_rewards, write_margin_rewards
 from modpo.rewards.base import Completion
 from modpo.rewards.function import FunctionScorer
-from modpo.rewards.rules import brevity, near_target_length, reading_ease, sentences, sentiment, syllables
+from modpo.rewards.rules import (
+    brevity,
+    near_target_length,
+    prompt_recall,
+    reading_ease,
+    sentences,
+    sentiment,
+    syllables,
+)
 from tests.acceptance.plugin import Accept
 
 
@@ -83,6 +91,22 @@ class TestLength:
 
     def test_raw_brevity_wants_silence(self) -> None:
         assert brevity(["", ""], ["", text(7)]) == [0, -7]
+
+
+class TestPromptRecall:
+    FACTS = "Ann | birthPlace | Bonn; Ann | born | 1995"
+
+    def test_share_of_distinct_words_and_numbers(self) -> None:
+        """Six to say: ann, birth, place, bonn, born, 1995; of which ann, bonn and born are said, once or often."""
+        said, often = prompt_recall([self.FACTS] * 2, ["Ann was born in Bonn.", "ann ann BONN born"])
+        assert said == often == 3 / 6
+
+    def test_all_and_nothing(self) -> None:
+        assert prompt_recall([self.FACTS] * 3, [self.FACTS, "", "19 95, Annie"]) == [1, 0, 0]
+
+    def test_messages_are_one_text_and_of_no_words_all_is_said(self) -> None:
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+        assert prompt_recall([messages, "?"], ["who, be", "anything"]) == [2 / 3, 1]
 
 
 @pytest.mark.parametrize(
