@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from modpo.verification.measure import Case
 
 
+MOST_BESIDE = 2
+"""Objectives whose weights stand beside their values in 160 columns; weights of more stand above."""
+
 # Of `PairCounts`, what is known before a token is made.
 COUNTED = ("rows", "pairs", "ties", "missing", "duplicates", "conflicting", "implicit_prompts", "unusable")
 
@@ -55,7 +58,7 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
     """Trials with their primary objective and steps, then how they fit."""
     names = config.objective_names
     points = {trial.trial_id for trial in overview.plan.points}
-    table = _table("trial", *names, "primary", "beta", "seed", "steps", "as")
+    table = _table("trial", *names, "primary", "beta", "seed", "steps", "as", folded="trial")
     for trial in overview.plan.trials:
         primary = trial.primary_name(names) or "none"
         role = "point" if trial.trial_id in points else "vertex for its margin"
@@ -100,23 +103,7 @@ def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -
 
 def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -> None:
     """The front as a table, its hypervolume, and where everything is."""
-    names = [objective["name"] for objective in summary["objectives"]]
-    exact = ["KL to exact"] if any(point.get("kl_to_exact") is not None for point in summary["points"]) else []
-    titles = [f"{o['name']}{' (self-scored)' * o['self_scored']}" for o in summary["objectives"]]
-    table = _table(*(f"w {name}" for name in names), *titles, "KL", "J_w", "length", "device s", "MFU", "", *exact)
-    for point in summary["points"]:
-        weights = [f"{point['weights'][name]:.2f}" if point["weights"] else "" for name in names]
-        if point["dominated"] is None:
-            # Not measured: it failed, or was never reached.
-            table.add_row(*weights, f"[red]{point['status']}[/red]")
-            continue
-        values = [_interval(point["objectives"][name]) for name in names]
-        row = [*weights, *values, _interval(point["kl"]), _interval(point["j_w"]), f"{point['length']:.1f}"]
-        faults = [f"[red]{name}[/red]" for name in ("collapsed", "overshot") if point[name]]
-        judgement = " ".join(faults) or ("dominated" if point["dominated"] else "")
-        row += [f"{point['device_seconds']:.0f}", _share(point["mfu"]), judgement]
-        table.add_row(*row, *([f"{point['kl_to_exact']:.4f}"] if point.get("kl_to_exact") is not None else []))
-    console.print(table)
+    console.print(_front_table(summary))
     for point in summary["points"]:
         if point["collapsed"]:
             console.print(
@@ -134,6 +121,50 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     shares = ", ".join(f"{part} {_share(costs[part]['share'])}" for part in ("training", "annotation", "evaluation"))
     console.print(f"device time {costs['device_seconds']:.0f} s: {shares}")
     console.print(f"report: {run_dir / 'report' / 'index.html'}")
+
+
+def _front_table(summary: Mapping[str, Any]) -> Table:
+    """One row a point: weights beside the values, or above them where so many columns would be cut."""
+    objectives, points = summary["objectives"], summary["points"]
+    stacked = len(objectives) > MOST_BESIDE
+    has_exact = any(point.get("kl_to_exact") is not None for point in points)
+    mark = "\n(self-scored)" if stacked else " (self-scored)"
+    titles = [o["name"] + mark * o["self_scored"] for o in objectives]
+    weights = [] if stacked else [f"w {o['name']}" for o in objectives]
+    table = _table(*weights, *titles, "KL", "J_w", "length", "device s", "MFU", "", *["KL to exact"] * has_exact)
+    table.show_lines = stacked
+    for point in points:
+        table.add_row(*_front_row(point, [o["name"] for o in objectives], stacked=stacked, has_exact=has_exact))
+    return table
+
+
+def _front_row(point: Mapping[str, Any], names: Sequence[str], *, stacked: bool, has_exact: bool) -> list[str]:
+    weights = [f"{point['weights'][name]:.2f}" if point["weights"] else "" for name in names]
+    if point["dominated"] is None:
+        # Not measured: it failed, or was never reached.
+        return [*(f"w {weight}" if stacked else weight for weight in weights), f"[red]{point['status']}[/red]"]
+    values = [_interval(point["objectives"][name]) for name in names]
+    measures = [_interval(point["kl"]), _interval(point["j_w"])]
+    if stacked:
+        values = [f"w {weight}\n{_in_two(value)}" for weight, value in zip(weights, values, strict=True)]
+        measures = [f"\n{_in_two(measure)}" for measure in measures]
+    faults = [f"[red]{name}[/red]" for name in ("collapsed", "overshot") if point[name]]
+    judgement = " ".join(faults) or ("dominated" if point["dominated"] else "")
+    row = [
+        *values,
+        *measures,
+        f"{point['length']:.1f}",
+        f"{point['device_seconds']:.0f}",
+        _share(point["mfu"]),
+        judgement,
+    ]
+    exact = [f"{point['kl_to_exact']:.4f}" if point.get("kl_to_exact") is not None else ""] * has_exact
+    return [*([] if stacked else weights), *row, *exact]
+
+
+def _in_two(interval: str) -> str:
+    """A value above its interval."""
+    return interval.replace(" [", "\n[", 1)
 
 
 def print_cases(console: Console, cases: Sequence[Case]) -> None:
@@ -166,8 +197,9 @@ def _interval(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, folded: str = "") -> Table:
+    """A table whose cells stand in one line each, but for a column that may be folded where it grows too wide."""
     table = Table(show_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != folded, overflow="fold" if column == folded else "ellipsis")
     return table
