@@ -4,8 +4,12 @@
                        pairs.npy, …    the same with the pairs' tokens, as trials map it: see `data.pair_table`
     rewards-<digest>/table.parquet     pair_id, <objective>_chosen, <objective>_rejected for every objective
                      rewards_*.npy     the same, as trials map it
-                     units.json        size of one unit of each reward, declared or fitted: loss and evaluation use it
+                     units.json        size of one unit of each reward, declared or fitted: what the loss uses
+                     measured_units.json  the same of what scores new responses: what evaluation uses
                      meaning.json      signs, sizes and conflicts of the rewards on these pairs, with warnings
+
+The two differ for numbers that stand in columns of the data and are normalised: new responses are scored by a vertex,
+whose reward is of another size than the numbers.
 
 Each distinct completion is scored once, in shards of about as many tokens over all workers, and in parts that stay when
 a worker is lost. All values are float64, rewards in raw units,
@@ -40,6 +44,8 @@ from modpo.scoring import ResponseModel, completion_logps, grown, row_budget
 # What a lost worker loses at most: seconds on a GPU with a model of some billions of weights.
 PART_COMPLETIONS = 4096
 LOGPS_COLUMNS = ("reference_chosen_logps", "reference_rejected_logps")
+BY_VERTEX = "~vertex"
+"""After the name of an objective, which cannot have the sign: what its vertex says, where its reward is in columns."""
 
 Columns = dict[str, NDArray[np.float64]]
 Scoring = Callable[[Sequence[Completion]], Columns]
@@ -99,9 +105,9 @@ def _scoring(work: Work, pairs: Sequence[TokenisedPair], device: torch.device) -
         return lambda completions: {"reference": _reference_logps(work, model, completions)}
     stored = _stored_logps(work, pairs)
     scorers = {
-        objective.name: build_scorer(work.config, objective, work.inputs, base=base)
+        objective.name + BY_VERTEX * in_columns: build_scorer(work.config, objective, work.inputs, base=base)
         for objective in work.config.objectives
-        if not isinstance(objective.reward, ColumnsReward)
+        if not (in_columns := isinstance(objective.reward, ColumnsReward)) or objective.normalize != "none"
     }
 
     def rewards(completions: Sequence[Completion]) -> Columns:
@@ -130,6 +136,7 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
         values = table[name].to_numpy()
         names = LOGPS_COLUMNS if name == "reference" else reward_columns(name)
         columns |= {column: values[order[:, side]] for side, column in enumerate(names)}
+    vertices = {name: columns.pop(name) for name in list(columns) if BY_VERTEX in name}
     if work.kind == "rewards":
         columns |= _column_rewards(work)
     with writing(output, description) as aside:
@@ -141,6 +148,7 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
                 write_margin_rewards(aside, name, _both_sides(columns, reward_columns(name)))
             units = reward_units(work, columns)
             write_json(aside / "units.json", units)
+            write_json(aside / "measured_units.json", units | _vertex_units(work, vertices))
             write_json(aside / "meaning.json", meaning_of(work.config, _judged(work, pairs, columns), units))
     return len(pairs)
 
@@ -162,6 +170,16 @@ def reward_units(work: Work, columns: Mapping[str, Any]) -> dict[str, float]:
         if objective.name not in units:
             chosen, rejected = (columns[name] for name in reward_columns(objective.name))
             units[objective.name] = objective_unit(objective, chosen - rejected)
+    return units
+
+
+def _vertex_units(work: Work, columns: Mapping[str, Any]) -> dict[str, float]:
+    """Units fitted on what vertices say of the annotated pairs, for objectives whose own numbers are in columns."""
+    units = {}
+    for objective in work.config.objectives:
+        chosen, rejected = reward_columns(objective.name + BY_VERTEX)
+        if chosen in columns:
+            units[objective.name] = objective_unit(objective, columns[chosen] - columns[rejected])
     return units
 
 

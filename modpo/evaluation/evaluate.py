@@ -29,7 +29,7 @@ from modpo.evaluation.measure import Row, accuracy_rows, exact_rows, open_measur
 from modpo.ledger import evaluation_dir, final_dir
 from modpo.models import TrainedModel, trained_model
 from modpo.rewards.quality import pair_accuracy
-from modpo.training.batches import read_units
+from modpo.training.batches import read_measured_units
 from modpo.training.process_group import from_rank_zero
 
 
@@ -113,7 +113,7 @@ def summarise(
         **({"j_w": _mean(values @ np.array(trial.weights) - trial.beta * kl, config).as_dict()} if trial else {}),
         "pair_accuracy": _pair_accuracies(accuracies, config),
         "self_scored": [o.name for o in config.objectives if o.is_self_scored],
-        "units": read_units(Path(work.inputs.rewards)),
+        "units": read_measured_units(Path(work.inputs.rewards)),
         "num_prompts": len(prompts),
         "num_samples": len(samples),
         "truncated": float(np.mean([row["truncated"] for row in samples])),

@@ -25,7 +25,7 @@ from modpo.models import TrainedModel, load_model
 from modpo.rewards.base import Completion, RewardScorer
 from modpo.rewards.scorers import build_scorer, import_function
 from modpo.scoring import ResponseModel, completion_kl, completion_logps
-from modpo.training.batches import read_units
+from modpo.training.batches import read_measured_units
 
 Row = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Measured:
     def units(self) -> NDArray[np.float64]:
         """One per scorer, as the annotation fixed them; as declared while vertices train, before there is one."""
         declared = {objective.name: objective.unit for objective in self.work.config.objectives}
-        fixed = declared if self.work.kind == "vertex" else read_units(Path(self.work.inputs.rewards))
+        fixed = declared if self.work.kind == "vertex" else read_measured_units(Path(self.work.inputs.rewards))
         return np.array([fixed[name] for name in self.scorers])
 
 

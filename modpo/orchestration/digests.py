@@ -96,4 +96,6 @@ def implicit_key(
         return []
     if implicit.adapter is not None:
         return [implicit.adapter_beta, inputs.files.get(implicit.adapter, "")]
-    return [vertices[objective.name].trial_id, objective.unit, config.vertex_beta(objective)]
+    # Of numbers in columns that are normalised, the vertex's own unit is fitted too.
+    fits_unit = isinstance(objective.reward, ColumnsReward) and objective.normalize != "none"
+    return [vertices[objective.name].trial_id, objective.unit, config.vertex_beta(objective), *[True] * fits_unit]

@@ -71,6 +71,13 @@ def read_units(rewards: Path) -> dict[str, float]:
     return units
 
 
+def read_measured_units(rewards: Path) -> dict[str, float]:
+    """The same of what scores new responses; annotations of earlier versions make no difference."""
+    path = rewards / "measured_units.json"
+    units: dict[str, float] = read_json(path) if path.exists() else read_units(rewards)
+    return units
+
+
 def read_annotated(
     reference: Path, rewards: Path | None, *, sources: Sequence[str], weights: Mapping[str, float]
 ) -> AnnotatedPairs:

@@ -20,7 +20,7 @@ from modpo.data.prepared import read_held_out, read_pairs
 from modpo.data.tokenize import load_tokenizer
 from tests.acceptance.plugin import Accept
 from tests.conftest import REPOSITORY
-from tests.pipeline.conftest import TIMEOUT_S, FinishedRun, Shell
+from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
 from tests.pipeline.sampling import sampled_texts
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -48,7 +48,7 @@ Values = NDArray[np.float64]
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The shipped demo in small: half its world, fewer steps, five weights. Labels are drawn from Bradley-Terry."""
-    shell = Shell(tmp_path_factory.mktemp("directions"))
+    shell = Shell(tmp_path_factory.mktemp("directions"), timeout_s=BUSY_TIMEOUT_S)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world, "CORPUS_SIZE", CORPUS_SIZE)
         patch.setattr(world, "PAIRS_PER_OBJECTIVE", PAIRS_PER_OBJECTIVE)
@@ -106,12 +106,8 @@ def test_a_mixture_of_the_ends_previews_the_trained_points(
 ) -> None:
     """The two ends multiplied token by token, each to the power of its weight, against what was trained."""
     ends = trained[0], trained[-1]
-    previews = np.array(
-        [
-            [means.mean() for means in sampled_values(front, list(zip(ends, point["weights"].values(), strict=True)))]
-            for point in points
-        ]
-    )
+    mixtures = [list(zip(ends, (point["weights"][name] for name in REWARDS), strict=True)) for point in points]
+    previews = np.array([[means.mean() for means in sampled_values(front, mixture)] for mixture in mixtures])
     for column in range(len(REWARDS)):
         found = spearman(previews[:, column], values[:, column])
         accept("F2", "Spearman correlation of a preview's values with the trained ones", found, at_least=0.8)
@@ -166,7 +162,7 @@ def trl_training(front: FinishedRun, folder: Path) -> Path:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=BUSY_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
