@@ -90,7 +90,7 @@ def sources(run: FinishedRun) -> dict[str, Reward]:
         "counted": lambda: lambda rows: np.array([number(prompt, response) for prompt, response, *_ in rows]),
         "judged": lambda: _logits(run.shell.folder / "classifier"),
         "learned": lambda: _logits(_artefact(run.path, "reward_model")),
-        "brief": lambda: _log_ratios(run.path, "brief"),
+        "brief": lambda: log_ratios(run.path, "brief"),
     }
     return {name: known[name]() for name in names}
 
@@ -112,7 +112,7 @@ def _logits(folder: Path) -> Reward:
     return reward
 
 
-def _log_ratios(run: Path, objective: str) -> Reward:
+def log_ratios(run: Path, objective: str) -> Reward:
     """beta log(pi / pi_ref) of an objective's vertex, a sequence at a time."""
     start = _artefact(run, "start_model")
     vertices = [

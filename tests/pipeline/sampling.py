@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modpo.core.trees import Tokens
 
@@ -22,19 +21,22 @@ def sampled_texts(
     seed: int,
 ) -> list[str]:
     """One response to each prompt from prod_j pi_j^w_j, normalised token by token; prompts have equally many tokens."""
-    caches: list[Any] = [DynamicCache() for _ in mixture]
     generator = torch.Generator().manual_seed(seed)
-    responses, alive = [], torch.ones(len(prompts), dtype=torch.bool)
-    step = torch.tensor([list(prompt) for prompt in prompts])
+    tokens, rows = torch.tensor([list(prompt) for prompt in prompts]), torch.arange(len(prompts))
+    responses: list[list[int]] = [[] for _ in prompts]
     for _ in range(max_new_tokens):
-        mixed: Tensor = sum(
-            weight * model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1].log_softmax(-1)
-            for (model, weight), cache in zip(mixture, caches, strict=True)
-        )
-        step = torch.multinomial(mixed.softmax(-1), 1, generator=generator)
-        responses.append(torch.where(alive, step[:, 0], tokenizer.eos_token_id))
-        alive &= step[:, 0] != tokenizer.eos_token_id
-        if not alive.any():
+        if not len(rows):
             break
-    texts: list[str] = tokenizer.batch_decode(torch.stack(responses, dim=1), skip_special_tokens=True)
+        logps = [weight * _next_logps(model, tokens) for model, weight in mixture if weight > 0]
+        step = torch.multinomial(torch.stack(logps).sum(dim=0).softmax(-1), 1, generator=generator)
+        for row, token in zip(rows.tolist(), step[:, 0].tolist(), strict=True):
+            responses[row].append(token)
+        goes_on = step[:, 0] != tokenizer.eos_token_id
+        tokens, rows = torch.cat([tokens, step], dim=1)[goes_on], rows[goes_on]
+    texts: list[str] = tokenizer.batch_decode(responses, skip_special_tokens=True)
     return texts
+
+
+def _next_logps(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits[:, -1].log_softmax(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from modpo.data.demo import world
-from modpo.data.demo.rewards import brief, vivid
+from modpo.data.demo.rewards import brief, enumerate_answers, vivid
 from modpo.data.prepared import read_held_out, read_pairs
 from modpo.data.tokenize import load_tokenizer
+from modpo.scoring import ResponseModel, completion_logps
+from modpo.training.schedule import SampleOrder
 from tests.acceptance.plugin import Accept
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
@@ -28,13 +31,16 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 REWARDS = {"vivid": vivid, "brief": brief}
 SEED = 0
 CORPUS_SIZE, PAIRS_PER_OBJECTIVE = 6000, 6000
-SFT_STEPS, STEPS = 500, 300
+SFT_STEPS, STEPS, BATCH = 500, 300, 32
 BETA, LEARNING_RATE = 0.5, 1.0e-3
-NUM_PROMPTS, SAMPLES = 32, 64
+NUM_PROMPTS, SAMPLES, PREVIEW_SAMPLES = 32, 64, 32
+LONGEST_ANSWER, LONGEST = 24, 64
+NORMAL_97_5 = 1.959964
 SMALLER = {
     "sft.max_steps": SFT_STEPS,
     "training.max_steps": STEPS,
     "training.learning_rate": LEARNING_RATE,
+    "training.per_device_train_batch_size": BATCH,
     "sweep.weights.lattice": 4,
     "data.eval_fraction": 0.25,
     "evaluation.num_prompts": NUM_PROMPTS,
@@ -107,42 +113,63 @@ def test_a_mixture_of_the_ends_previews_the_trained_points(
     """The two ends multiplied token by token, each to the power of its weight, against what was trained."""
     ends = trained[0], trained[-1]
     mixtures = [list(zip(ends, (point["weights"][name] for name in REWARDS), strict=True)) for point in points]
-    previews = np.array([[means.mean() for means in sampled_values(front, mixture)] for mixture in mixtures])
+    previews = np.array([sampled_values(front, mixture) for mixture in mixtures])
     for column in range(len(REWARDS)):
         found = spearman(previews[:, column], values[:, column])
         accept("F2", "Spearman correlation of a preview's values with the trained ones", found, at_least=0.8)
 
 
 def test_the_end_of_the_front_is_as_good_as_a_dpo_training_of_its_own(
-    front: FinishedRun, trained: list[PreTrainedModel], tmp_path: Path, accept: Accept
+    front: FinishedRun,
+    points: list[dict[str, Any]],
+    trained: list[PreTrainedModel],
+    tmp_path: Path,
+    accept: Accept,
 ) -> None:
-    """TRL's DPOTrainer from the same start on the same pairs, in an order of its own; intervals over prompts."""
-    separate = opened(trl_training(front, tmp_path))
-    ours, theirs = (
-        sampled_values(front, [(model, 1.0)], seed=seed)[0] for seed, model in enumerate((trained[0], separate))
+    """TRL's DPOTrainer from the same start on the same pairs in the same order.
+
+    Both means are exact, over all answers; the standard error is that of the difference of two sampled ones.
+    """
+    estimate = points[0]["objectives"]["vivid"]
+    standard_error = math.sqrt(2) * (estimate["high"] - estimate["low"]) / (2 * NORMAL_97_5)
+    start, ours, separate = (
+        exact_vividness(front, model)
+        for model in (opened(artefact(front, "start_model")), trained[0], opened(trl_training(front, tmp_path)))
     )
-    gaps = ours - theirs
-    standard_error = gaps.std(ddof=1) / np.sqrt(len(gaps))
-    accept("F3", "difference of mean rewards, in its standard errors", abs(gaps.mean()) / standard_error, at_most=2)
+    assert ours > start + 10 * standard_error, "a training that goes nowhere would agree with any other"
+    accept("F3", "difference of mean rewards, in standard errors", abs(ours - separate) / standard_error, at_most=2)
 
 
-def sampled_values(
-    front: FinishedRun, mixture: list[tuple[PreTrainedModel, float]], *, seed: int = 0
-) -> tuple[Values, Values]:
-    """(P,) mean of each reward over the samples of each held-out prompt."""
+def sampled_values(front: FinishedRun, mixture: list[tuple[PreTrainedModel, float]]) -> list[float]:
+    """Mean of each reward over samples of a mixture for every held-out prompt."""
     prepared = artefact(front, "prepared")
     held_out = read_held_out(prepared, limit=NUM_PROMPTS)
-    prompts = [prompt for prompt in held_out for _ in range(SAMPLES)]
+    prompts = [prompt for prompt in held_out for _ in range(PREVIEW_SAMPLES)]
     tokenizer = load_tokenizer(str(prepared / "tokenizer"))
-    texts = sampled_texts(mixture, tokenizer, [p.prompt_ids for p in prompts], max_new_tokens=24, seed=seed)
-    found = (np.array(reward([p.prompt for p in prompts], texts)) for reward in REWARDS.values())
-    first, second = (rewards.reshape(len(held_out), SAMPLES).mean(axis=1) for rewards in found)
-    return first, second
+    texts = sampled_texts(mixture, tokenizer, [p.prompt_ids for p in prompts], max_new_tokens=LONGEST_ANSWER, seed=SEED)
+    return [float(np.mean(reward([p.prompt for p in prompts], texts))) for reward in REWARDS.values()]
+
+
+def exact_vividness(front: FinishedRun, model: PreTrainedModel) -> float:
+    """Mean reward over the answers that the demo's language has to the held-out prompts, by their probability."""
+    prepared = artefact(front, "prepared")
+    tokenizer = load_tokenizer(str(prepared / "tokenizer"))
+    listed = [(p, answer) for p in read_held_out(prepared, limit=NUM_PROMPTS) for answer in enumerate_answers(p.prompt)]
+    logps = completion_logps(
+        ResponseModel(model, longest=LONGEST),
+        [prompt.prompt_ids for prompt, _ in listed],
+        [(*tokenizer(answer).input_ids, tokenizer.eos_token_id) for _, answer in listed],
+        batch_size=512,
+    )
+    rewards = np.array(vivid([prompt.prompt for prompt, _ in listed], [answer for _, answer in listed]))
+    chances, rewards = (values.reshape(NUM_PROMPTS, -1) for values in (np.exp(logps), rewards))
+    return float(((chances * rewards).sum(axis=1) / chances.sum(axis=1)).mean())
 
 
 def trl_training(front: FinishedRun, folder: Path) -> Path:
-    """DPO on the training pairs of `vivid`, with the settings of the sweep."""
-    pairs = read_pairs(artefact(front, "prepared"), split="train", objective="vivid")
+    """DPO on the training pairs of `vivid`, with the settings of the sweep, in its order: two orders are two models."""
+    stored = read_pairs(artefact(front, "prepared"), split="train", objective="vivid")
+    pairs = [stored[row] for row in SampleOrder(len(stored), seed=0).indices(0, STEPS * BATCH)]
     rows = [{"prompt": f"{pair.prompt}\n", "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = {
@@ -151,9 +178,9 @@ def trl_training(front: FinishedRun, folder: Path) -> Path:
         "lr_scheduler_type": "cosine",
         "warmup_steps": round(0.05 * STEPS),
         "max_steps": STEPS,
-        "per_device_train_batch_size": 32,
+        "per_device_train_batch_size": BATCH,
         "max_grad_norm": 1.0,
-        "seed": 1,
+        "train_sampling_strategy": "sequential",
     }
     command, start = [sys.executable, "-m", "tests.pipeline.trl_dpo"], artefact(front, "start_model")
     done = subprocess.run(

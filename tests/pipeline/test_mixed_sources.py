@@ -15,7 +15,7 @@ import modpo
 from modpo.annotate import reward_columns
 from modpo.data.prepared import read_columns, read_pairs
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
-from tests.pipeline.mixed_sources import PRIMARIES, WEIGHTS, completions, mixed_sweep, sources
+from tests.pipeline.mixed_sources import PRIMARIES, WEIGHTS, completions, log_ratios, mixed_sweep, sources
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
@@ -87,7 +87,12 @@ def test_only_those_that_a_trained_model_scores_are_marked(mixed: FinishedRun, n
 
 
 def test_units_are_fitted_where_that_is_asked_for(mixed: FinishedRun, names: list[str]) -> None:
+    (prepared,) = (mixed.path / "artifacts").glob("prepared-*")
+    pairs, vertex = read_pairs(prepared), log_ratios(mixed.path, "counted")
+    gaps = vertex(completions(pairs, "chosen")) - vertex(completions(pairs, "rejected"))
     for point in mixed.summary["points"]:
+        # Measured by its vertex, `counted` has a unit of that.
+        assert point["units"]["counted"] == pytest.approx(np.sqrt(np.mean(gaps**2) / 2), rel=1e-3)
         fitted = {name for name, unit in point["units"].items() if unit != 1}
         assert point["units"].keys() == set(names) and fitted == {"counted", "judged"}
 
