@@ -47,6 +47,7 @@ SMALLER = {
     "evaluation.samples_per_prompt": SAMPLES,
     "evaluation.batch_size": 512,
     "evaluation.bootstrap_resamples": 200,
+    "evaluation.enumerate": "null",
 }
 Values = NDArray[np.float64]
 
