@@ -22,8 +22,10 @@ DIMENSIONS = {
     "structure": "TextStructure",
     "fluency": "Fluency",
 }
+LEAST_GAP = 50
 FEW = [
     *(f"objectives.{name}.pairs.scored.max_pairs_per_prompt=1" for name in DIMENSIONS),
+    *(f"objectives.{name}.pairs.scored.min_gap={LEAST_GAP}" for name in DIMENSIONS),
     *("objectives.fluency.reward.max_steps=4", "sft.max_steps=8", "training.max_steps=4"),
     *("evaluation.num_prompts=4", "evaluation.samples_per_prompt=2", "evaluation.max_new_tokens=24"),
 ]
@@ -62,7 +64,7 @@ def test_every_point_has_five_values_and_a_primary_with_weight(swept: FinishedRu
 
 
 def test_pairs_and_rewards_are_those_of_the_human_scores(swept: FinishedRun, published: Path) -> None:
-    """Joined by the texts: the better score is chosen, by more than 15 points, and correctness is the score itself."""
+    """Joined by the texts: the better score is chosen, by more than 50 points, and correctness is the score itself."""
     rows = json.loads(published.read_text(encoding="utf-8"))
     scores: dict[tuple[str, str], list[dict[str, float]]] = {}
     for row in rows:
@@ -76,7 +78,7 @@ def test_pairs_and_rewards_are_those_of_the_human_scores(swept: FinishedRun, pub
     for row, pair in enumerate(pairs):
         chosen, rejected = (scores[pair.prompt, response] for response in (pair.chosen, pair.rejected))
         dimension = DIMENSIONS[pair.objective]
-        assert max(one[dimension] - other[dimension] for one in chosen for other in rejected) > 15
+        assert max(one[dimension] - other[dimension] for one in chosen for other in rejected) > LEAST_GAP
         assert stored["correctness_chosen"][row] in [found["Correctness"] for found in chosen]
         assert stored["coverage_rejected"][row] == prompt_recall([pair.prompt], [pair.rejected])[0]
 
@@ -85,5 +87,5 @@ def test_every_other_reward_differs_between_the_two_sides(swept: FinishedRun) ->
     (rewards,) = (swept.path / "artifacts").glob("rewards-*")
     units = json.loads((rewards / "units.json").read_text(encoding="utf-8"))
     assert units.keys() == set(DIMENSIONS) and all(unit > 0 for unit in units.values())
-    assert 5 < units["correctness"] < 40, "points out of a hundred"
+    assert 10 < units["correctness"] < 60, "points out of a hundred"
     assert 0.05 < units["coverage"] < 0.5, "a share"
