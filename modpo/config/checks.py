@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from modpo.config.disk import check_disk
 from modpo.config.objectives import ObjectiveConfig
+from modpo.config.offload import check_offload
 from modpo.config.points import training_sources, weight_vectors
 from modpo.config.quantised import check_quantised
 from modpo.config.rewards import ClassifierSettings, ColumnsReward, ImplicitReward, TrainedReward
@@ -36,6 +37,7 @@ def check_tree(config: SweepConfig) -> list[Problem]:
         *_check_label(config),
         *_check_data(config),
         *_check_training(config),
+        *check_offload(config),
         *check_quantised(config),
         *check_together(config),
     ]
@@ -325,17 +327,3 @@ def _check_training(config: SweepConfig) -> Iterator[Problem]:
             wanted="deepspeed.stage 0, 1 or 2",
             remedy="lower training.deepspeed.stage or remove early_stopping",
         )
-    for section in ("training", "sft"):
-        part = getattr(config, section)
-        if part is None:
-            continue
-        offload = part.deepspeed.offload
-        if (offload.optimizer and part.deepspeed.stage == 0) or (offload.parameters and part.deepspeed.stage != 3):
-            yield Problem(
-                code="MS-152",
-                what="this offload needs a higher ZeRO stage",
-                where=f"{section}.deepspeed.offload",
-                got=f"stage {part.deepspeed.stage}",
-                wanted="stage 1-3 for the optimiser, stage 3 for parameters",
-                remedy=f"raise {section}.deepspeed.stage",
-            )

@@ -62,7 +62,8 @@ ENGINE = """\
 ## Models and engines
 
 Models in 4 bits also need workers with a GPU (MS-403) and the package bitsandbytes (MS-404): `modpo validate` looks for
-both on this machine.
+both on this machine. Precision, offload to host memory and other world sizes, with the tests of each, are on
+[what can be trained](training-support.md).
 """
 
 

@@ -26,6 +26,7 @@ from modpo.training.step import MicroBatchResult
 from tests.deepspeed.trainings import (
     LORA,
     InterruptedTrainingError,
+    flat,
     interrupt_at,
     mixtures,
     point_work,
@@ -100,10 +101,6 @@ def assert_close_weights(works: Sequence[Work], others: Sequence[Work]) -> None:
         found, expected = (load_file(final(each) / "adapter_model.safetensors") for each in (work, other))
         assert found.keys() == expected.keys() != set()
         assert float((flat(found) - flat(expected)).norm() / flat(expected).norm()) <= TOLERANCE
-
-
-def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from modpo.orchestration.plan import plan_sweep
 from modpo.orchestration.session import Session
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
+from tests.acceptance.plugin import Accept
 from tests.counting import counted_forwards, counted_responses, num_responses
 from tests.deepspeed.trainings import GLOBAL_BATCH_SIZE, KINDS, point_work, sweep_config
 from tests.deepspeed.whole_sweeps import InProcess
@@ -33,7 +34,12 @@ STEPS, ACCUMULATION = 3, 2
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("of", "weights"), [("point", (0.5, 0.5)), ("vertex", (1.0, 0.0))])
 def test_no_reference_and_no_margin_runs_in_the_training_loop(
-    run_dir: Path, tmp_path: Path, kind: str, of: Literal["point", "vertex"], weights: tuple[float, float]
+    run_dir: Path,
+    tmp_path: Path,
+    accept: Accept,
+    kind: str,
+    of: Literal["point", "vertex"],
+    weights: tuple[float, float],
 ):
     """A forward pass of the policy for each micro-batch: two responses of every pair once, and no other model."""
     size = GLOBAL_BATCH_SIZE // ACCUMULATION
@@ -62,7 +68,11 @@ def test_no_reference_and_no_margin_runs_in_the_training_loop(
     # In front of the first step stands the step-0 check, of the policy too: one row of a micro-batch.
     assert len(rows) == 1 + STEPS * ACCUMULATION
     assert num_responses(rows) == 2 * size + 2 * STEPS * GLOBAL_BATCH_SIZE
-    assert len(set(map(id, forwards))) == 1
+    policies, others = len(forwards[:1]), len(set(map(id, forwards[1:])) - set(map(id, forwards[:1])))
+    assert policies == 1
+    accept("D6", "models run in a trial beside its policy", others, at_most=0)
+    repeated = num_responses(rows) - 2 * size - 2 * STEPS * GLOBAL_BATCH_SIZE
+    accept("D6", "forward passes of a response beyond one a step", repeated, at_most=0)
 
 
 class KilledAfterOneShard(InProcess):
@@ -73,7 +83,9 @@ class KilledAfterOneShard(InProcess):
         raise KeyboardInterrupt
 
 
-def test_a_run_that_was_killed_after_one_shard_of_two_scores_the_other_one_alone(demo_world: Path, tmp_path: Path):
+def test_a_run_that_was_killed_after_one_shard_of_two_scores_the_other_one_alone(
+    demo_world: Path, tmp_path: Path, accept: Accept
+):
     config = world_sweep(demo_world)
     data, inputs = load_inputs(config)
     killed = stages.RunState(
@@ -89,6 +101,7 @@ def test_a_run_that_was_killed_after_one_shard_of_two_scores_the_other_one_alone
     with counted_responses(second):
         stages.run_annotation(again, "reference")
     assert 0 < num_responses(first) < total
-    assert num_responses(second) == total - num_responses(first)
+    twice = num_responses(first) + num_responses(second) - total
+    accept("D6", "responses that a model scores more or less than once", abs(twice), at_most=0)
     assert stages.annotation_is_done(again, "reference")
     assert list((tmp_path / "work").iterdir()) == [], "parts are taken away once they are joined"

@@ -34,6 +34,8 @@ BETA = 0.5
 PEAK = 1e9
 """Operations a second that a device is said to be able to do: measuring it would take longer than a training."""
 STAGES = (0, 1, 2, 3)
+SAVED_STEP = 10
+"""Whose checkpoint a training of twenty steps leaves for others to go on from."""
 LORA = {"r": 4}
 DROPOUT_LORA = {"r": 4, "lora_dropout": 0.1}
 KINDS: dict[str, dict[str, Any] | None] = {"lora": LORA, "full": None}
@@ -45,9 +47,9 @@ def worst_relative(values: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(value - other) / abs(other) for value, other in zip(values, expected, strict=True))
 
 
-def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states have the same names and the same bits."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    """All numbers of a state in one row, in the order of their names."""
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
 
 
 class InterruptedTrainingError(Exception):
@@ -65,6 +67,12 @@ class Outcome:
     moments: dict[str, Tensor]
     random_state: Tensor
     totals: StepTotals = UNKNOWN_TOTALS
+    checkpoints: Path = Path()
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step would depend on, by name."""
+        return {**self.parameters, **self.moments, "random state": self.random_state}
 
 
 def sweep_config(
@@ -218,7 +226,8 @@ def train_to_end(
         )
         look(engine)
         parameters, moments = engine.parameters(), engine.moments()
-        return Outcome(steps, losses, grad_norms, parameters, moments, torch.get_rng_state(), totals[-1])
+        state = torch.get_rng_state()
+        return Outcome(steps, losses, grad_norms, parameters, moments, state, totals[-1], checkpoints)
     finally:
         engine.close()
 

@@ -1,7 +1,7 @@
 """What two workers do together: one of the processes of `python -m tests.deepspeed.two_workers RUN_DIR OUTPUT`.
 
-All cases run in one pair of processes, since starting them takes longer than the cases. Rank 0 leaves each outcome in
-a folder of `OUTPUT`; a case that fails ends both processes.
+Each line of its input is a task, as `pair.Pair` writes it. Rank 0 leaves each outcome in a folder of `OUTPUT`; a task
+that fails ends the process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from modpo.training.engine import DeepSpeedEngine
 from modpo.training.point import save_final
 from modpo.training.process_group import process_group
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
+from tests.deepspeed.cells import BY_NAME
 from tests.deepspeed.trainings import (
     DROPOUT_LORA,
     GLOBAL_BATCH_SIZE,
     KINDS,
     LORA,
+    SAVED_STEP,
     STAGES,
     Outcome,
     annotated_pairs,
@@ -46,7 +48,8 @@ from tests.deepspeed.trainings import (
 
 ACCOUNTED_STEPS = 3
 CROSSINGS = ((2, 0, "lora"), (2, 0, "full"), (3, 1, "lora"))
-"""(ZeRO stage of two workers, of one worker, kind of training) between which checkpoints are moved."""
+"""(ZeRO stage of two workers, of one worker, kind of training) between which checkpoints are moved. Within one stage
+they are moved in every cell of the support matrix."""
 
 
 @dataclass(frozen=True)
@@ -60,37 +63,28 @@ class Place:
         return self.output / name / "checkpoints"
 
 
-def trajectories(place: Place) -> Iterator[tuple[str, Outcome]]:
-    """The global batch in two halves, and in two micro-batches of each half."""
-    for stage in STAGES:
-        for kind, accumulation in (("lora", 1), ("full", 2)):
-            name = f"trajectory-{stage}-{kind}"
-            config = sweep_config(
-                place.run_dir,
-                lora=KINDS[kind],
-                deepspeed={"stage": stage},
-                per_device_train_batch_size=4 // accumulation,
-                gradient_accumulation_steps=accumulation,
-            )
-            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+def trained(place: Place, cell: str) -> Iterator[tuple[str, Outcome]]:
+    """The global batch in two halves, or in two micro-batches of each half."""
+    name = f"trained-{cell}"
+    config = BY_NAME[cell].config(place.run_dir, num_workers=2, save_steps=SAVED_STEP)
+    yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
 
 
-def resumes(place: Place) -> Iterator[tuple[str, Outcome]]:
-    """Each training undisturbed, and lost in step 6 and started again from the checkpoint of step 4."""
-    for stage in STAGES:
-        for kind, lora in {"lora": DROPOUT_LORA, "full": None}.items():
-            settings = {
-                "deepspeed": {"stage": stage},
-                "per_device_train_batch_size": 4,
-                "max_steps": 8,
-                "save_steps": 4,
-            }
-            config = sweep_config(place.run_dir, lora=lora, **settings)
-            name = f"undisturbed-{stage}-{kind}"
-            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
-            name = f"resumed-{stage}-{kind}"
-            train_interrupted(place.run_dir, config, place.checkpoints(name), step=6)
-            yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+def lost(place: Place, cell: str) -> Iterator[tuple[str, Outcome]]:
+    """The training undisturbed, and lost in step 6 and started again from the checkpoint of step 4."""
+    config = BY_NAME[cell].config(place.run_dir, num_workers=2, lora=DROPOUT_LORA, max_steps=8, save_steps=4)
+    name = f"undisturbed-{cell}"
+    yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+    name = f"resumed-{cell}"
+    train_interrupted(place.run_dir, config, place.checkpoints(name), step=6)
+    yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
+
+
+def continued(place: Place, cell: str) -> Iterator[tuple[str, Outcome]]:
+    """Ends what one worker has started."""
+    name = f"continued-{cell}"
+    config = BY_NAME[cell].config(place.run_dir, num_workers=2)
+    yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
 
 
 def accounts(place: Place) -> Iterator[tuple[str, Outcome]]:
@@ -240,10 +234,25 @@ def restore(folder: Path, *, rank: int = 0) -> Outcome:
     return Outcome(
         **numbers,
         totals=totals,
+        checkpoints=folder / "checkpoints",
         parameters=load_file(folder / "parameters.safetensors"),
         moments=load_file(folder / "moments.safetensors"),
         random_state=load_file(folder / f"random-{rank}.safetensors")["random_state"],
     )
+
+
+def cases(place: Place) -> Iterator[tuple[str, Outcome]]:
+    """All that belongs to no cell of the support matrix."""
+    for case in (accounts, crossings, finals, odd_sizes, lone_nan, together):
+        yield from case(place)
+
+
+TASKS: dict[str, Callable[..., Iterator[tuple[str, Outcome]]]] = {
+    "cases": cases,
+    "trained": trained,
+    "lost": lost,
+    "continued": continued,
+}
 
 
 def main(run_dir: str, output: str) -> None:
@@ -251,9 +260,11 @@ def main(run_dir: str, output: str) -> None:
     warnings.simplefilter("ignore", FutureWarning)
     place = Place(Path(run_dir), Path(output))
     with process_group():
-        for cases in (trajectories, resumes, accounts, crossings, finals, odd_sizes, lone_nan, together):
-            for name, outcome in cases(place):
+        for line in sys.stdin:
+            number, task, *arguments = json.loads(line)
+            for name, outcome in TASKS[task](place, *arguments):
                 store(place.output / name, outcome)
+            (place.output / f"done-{number}-{dist.get_rank()}").touch()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,23 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+from modpo.config import parse_config
+from modpo.orchestration.inputs import load_inputs
+from modpo.orchestration.plan import plan_sweep
+from modpo.orchestration.session import Session
+from modpo.orchestration.stages import RunState
+from modpo.training.loop import Hook, Progress
+from modpo.training.point import train_point
+from tests.acceptance.bits import differing
+from tests.acceptance.plugin import Accept
+from tests.deepspeed.trainings import worst_relative
+from tests.deepspeed.whole_sweeps import InProcess
 from tests.pipeline.conftest import small_sweep
 from tests.ray.conftest import StartedRun, record
 
@@ -47,8 +59,43 @@ def vertices(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "points").iterdir() if not path.name.startswith("vivid0.5"))
 
 
-def adapter(run: Path, trial_id: str) -> bytes:
-    return (run / "points" / trial_id / "final" / "adapter_model.safetensors").read_bytes()
+def hold_bits(accept: Accept, run: Path, undisturbed: Path, trial_id: str) -> None:
+    """The trained adapter is that of the undisturbed run, in its numbers and in every other byte."""
+    found, expected = (
+        each / "points" / trial_id / "final" / "adapter_model.safetensors" for each in (run, undisturbed)
+    )
+    accept("D5", "numbers that differ in a bit", differing(load_file(found), load_file(expected)), at_most=0)
+    assert found.read_bytes() == expected.read_bytes()
+
+
+def losses(run: Path, trial_id: str) -> list[float]:
+    """As the workers of a trial logged them, step by step."""
+    rows = (run / "points" / trial_id / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(row)["loss"] for row in rows]
+
+
+def plain_losses(raw: dict[str, Any], run: Path, place: Path, *, num_steps: int) -> dict[str, list[float]]:
+    """Losses of the same trainings by one worker in this process, without Ray, from the tables of the run: by trial.
+
+    Rates follow the schedule of the whole training; it ends after these steps.
+    """
+    config = parse_config(raw)
+    size = config.training.per_device_train_batch_size * config.resources.num_workers
+    whole = config.model_copy(
+        update={"training": config.training.model_copy(update={"per_device_train_batch_size": size})}
+    )
+    state = RunState(config, run, plan_sweep(config, load_inputs(config)[1]), cast(Session, InProcess()))
+    found: dict[str, list[float]] = {}
+    for trial in {trial.trial_id: trial for trial in (*state.plan.points, *state.plan.vertices.values())}.values():
+        found[trial.trial_id] = []
+
+        def record(progress: Progress, losses: list[float] = found[trial.trial_id]) -> bool:
+            losses.append(progress.metrics["loss"])
+            return progress.step == num_steps
+
+        work = state.work("point", trial.trial_id, trial)
+        train_point(work.model_copy(update={"run_dir": str(place), "config": whole}), hooks=[Hook(1, record)])
+    return found
 
 
 def before_the_sweep(undisturbed: tuple[dict[str, Any], Path], folder: Path) -> tuple[Path, Path, str]:
@@ -68,8 +115,20 @@ def has_checkpoint(run: Path, trial_id: str, at_least: int) -> bool:
     return bool(steps) and max(steps) >= at_least
 
 
+def test_a_trial_under_ray_has_the_losses_of_a_plain_process(
+    undisturbed: tuple[dict[str, Any], Path], one_worker: None, tmp_path: Path, accept: Accept
+) -> None:
+    """The first twenty steps of two vertices and of the point between them."""
+    raw, run = undisturbed
+    plain = plain_losses(raw, run, tmp_path, num_steps=20)
+    assert sorted(plain) == sorted([*vertices(run), middle(run)])
+    for trial_id, expected in plain.items():
+        difference = worst_relative(losses(run, trial_id)[:20], expected)
+        accept("D3", "relative difference of the losses", difference, at_most=1e-5)
+
+
 def test_a_killed_worker_resumes_from_its_checkpoint_with_the_same_weights(
-    undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path
+    undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path, accept: Accept
 ) -> None:
     config, run, trial_id = before_the_sweep(undisturbed, tmp_path)
     untouched = {name: record(run, name) for name in vertices(run)}
@@ -83,14 +142,14 @@ def test_a_killed_worker_resumes_from_its_checkpoint_with_the_same_weights(
     assert (resumed["status"], resumed["attempts"]) == ("finished", 2)
     rows = (run / "points" / trial_id / "metrics.jsonl").read_text(encoding="utf-8").count("\n")
     assert STEPS <= rows < STEPS + 2 * SAVE_STEPS, "more than one checkpoint interval was trained twice"
-    assert adapter(run, trial_id) == adapter(undisturbed[1], trial_id)
+    hold_bits(accept, run, undisturbed[1], trial_id)
     assert {name: record(run, name) for name in untouched} == untouched
     counted, expected = resumed["training"], record(undisturbed[1], trial_id)["training"]
     assert (counted["tokens"], counted["flops"]) == (expected["tokens"], expected["flops"]), "each step counts once"
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(
-    undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path
+    undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path, accept: Accept
 ) -> None:
     config, run, trial_id = before_the_sweep(undisturbed, tmp_path)
     untouched = {name: record(run, name) for name in vertices(run)}
@@ -101,7 +160,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(
     status, output = start(tmp_path, config).wait()
     assert status == 0, output
     assert record(run, trial_id)["attempts"] == 2
-    assert adapter(run, trial_id) == adapter(undisturbed[1], trial_id)
+    hold_bits(accept, run, undisturbed[1], trial_id)
     assert {name: record(run, name) for name in untouched} == untouched
 
 
@@ -128,9 +187,12 @@ def test_a_point_that_cannot_train_fails_alone_with_its_root_cause(
 
 @pytest.mark.slow  # tests/deepspeed/two_workers.py has the numbers of two workers without Ray
 def test_a_trial_of_two_workers_trains_and_measures_its_points(
-    undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path
+    undisturbed: tuple[dict[str, Any], Path], start: Start, one_worker: None, tmp_path: Path, accept: Accept
 ) -> None:
-    """The first step of a vertex is taken at the reference: over both ranks its loss is log 2, its margin 0."""
+    """All its losses are those of one worker in this process.
+
+    The first step of a vertex is taken at the reference: over both ranks its loss is log 2, its margin 0.
+    """
     raw = {**undisturbed[0], "name": "two", "resources": {"num_workers": 2, "cpus_per_worker": 0.5}}
     raw["training"] = {**raw["training"], "per_device_train_batch_size": 4, "max_steps": 20}
     config = tmp_path / "sweep.yaml"
@@ -144,6 +206,9 @@ def test_a_trial_of_two_workers_trains_and_measures_its_points(
         assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
         assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
         assert last["step"] == 20 and last["loss"] < first["loss"]
+    for trial_id, expected in plain_losses(raw, run, tmp_path / "plain", num_steps=20).items():
+        difference = worst_relative(losses(run, trial_id), expected)
+        accept("D3", "relative difference of the losses", difference, at_most=1e-5)
     records = [record(run, path.name) for path in (run / "points").iterdir()]
     assert [found["status"] for found in records] == ["finished"] * 3
     assert {found["result"]["num_samples"] for found in records} == {24}

@@ -13,6 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.acceptance.bits import differing
+from tests.acceptance.plugin import Accept
 from tests.pipeline.conftest import small_sweep
 from tests.ray.conftest import StartedRun, record
 
@@ -66,9 +68,13 @@ def rows(run: Path, trial_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def tensors(run: Path, trial_id: str) -> dict[str, torch.Tensor]:
+    return load_file(run / "points" / trial_id / "final" / "adapter_model.safetensors")
+
+
 def adapter(run: Path, trial_id: str) -> torch.Tensor:
-    tensors = load_file(run / "points" / trial_id / "final" / "adapter_model.safetensors")
-    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+    found = tensors(run, trial_id)
+    return torch.cat([found[name].double().flatten() for name in sorted(found)])
 
 
 def has_checkpoint(run: Path, trial_id: str) -> bool:
@@ -106,7 +112,7 @@ def test_trained_one_after_another_they_are_the_same(
 
 
 def test_a_group_that_loses_its_workers_goes_on_with_the_same_weights(
-    grouped: Path, start: Start, demo_world: Path, tmp_path: Path
+    grouped: Path, start: Start, demo_world: Path, tmp_path: Path, accept: Accept
 ) -> None:
     before_the_sweep(grouped, tmp_path)
     started, run = begin(start, tmp_path, sweep_of(demo_world, "auto"))
@@ -119,4 +125,5 @@ def test_a_group_that_loses_its_workers_goes_on_with_the_same_weights(
     for trial_id in together:
         assert (record(run, trial_id)["status"], record(run, trial_id)["attempts"]) == ("finished", 2)
         assert len(rows(run, trial_id)) < STEPS + SAVE_STEPS, "more than one checkpoint interval was trained twice"
-        assert torch.equal(adapter(run, trial_id), adapter(grouped, trial_id))
+        different = differing(tensors(run, trial_id), tensors(grouped, trial_id))
+        accept("D5", "numbers that differ in a bit", different, at_most=0)

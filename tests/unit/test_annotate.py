@@ -22,10 +22,13 @@ from modpo.data.prepared import read_pairs
 from modpo.errors import InternalError
 from modpo.rewards.base import Completion
 from modpo.scoring import ResponseModel
+from tests.acceptance.plugin import Accept
 from tests.counting import counted_responses, num_responses
 from tests.sweeps import world_sweep
 from tests.unit.adapters import save_random_adapter
 from tests.unit.annotations import CPU, annotated, columns, prepared_inputs, work
+
+SCORED_ONCE = "responses that a model scores more or less than once"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,7 @@ class TestScoredOnce:
         return prepared_inputs(tmp_path_factory.mktemp("doubled") / "prepared", implicit)
 
     def test_two_objectives_over_the_same_texts(
-        self, implicit: SweepConfig, doubled: StageInputs, tmp_path: Path
+        self, implicit: SweepConfig, doubled: StageInputs, tmp_path: Path, accept: Accept
     ) -> None:
         """Every pair stands there twice; the start model and both adapters see its texts once each."""
         pairs, seen = read_pairs(Path(doubled.prepared)), list[TreeBatch]()
@@ -144,21 +147,21 @@ class TestScoredOnce:
         assert len(texts) <= len(pairs), "each text of one objective is also one of the other"
         with counted_responses(seen):
             reference = annotated(tmp_path, implicit, doubled, "reference", shards=2)
-            assert num_responses(seen) == len(texts)
+            accept("D6", SCORED_ONCE, abs(num_responses(seen) - len(texts)), at_most=0)
             seen.clear()
             scored = doubled.model_copy(update={"reference": str(reference)})
             annotated(tmp_path, implicit, scored, "rewards", shards=2)
-        assert num_responses(seen) == 2 * len(texts)
+        accept("D6", SCORED_ONCE, abs(num_responses(seen) - 2 * len(texts)), at_most=0)
 
     def test_a_response_of_several_pairs(
-        self, prepared: Path, config: SweepConfig, inputs: StageInputs, tmp_path: Path
+        self, prepared: Path, config: SweepConfig, inputs: StageInputs, tmp_path: Path, accept: Accept
     ):
         pairs, seen = read_pairs(prepared), list[TreeBatch]()
         shared = Counter(completion.key for pair in pairs for completion in pair_completions(pair))
         assert max(shared.values()) > 1, "no response of this world is in two pairs"
         with counted_responses(seen):
             annotated(tmp_path, config, inputs, "reference")
-        assert num_responses(seen) == len(shared)
+        accept("D6", SCORED_ONCE, abs(num_responses(seen) - len(shared)), at_most=0)
 
     def test_a_second_start_scores_the_missing_shard_only(
         self, config: SweepConfig, inputs: StageInputs, reference: Path, tmp_path: Path

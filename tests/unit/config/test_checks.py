@@ -227,6 +227,12 @@ class TestTraining:
         raw = raw_sweep(**{section: {"deepspeed": {"stage": stage, "offload": offload}}})
         assert found(raw) == ([] if accepted else [("MS-152", f"{section}.deepspeed.offload")])
 
+    @pytest.mark.parametrize(("stage", "accepted"), [(0, False), (1, True)])
+    def test_a_reward_model_that_the_run_trains_is_no_exception(self, stage: int, accepted: bool) -> None:
+        reward = {"type": "trained", "deepspeed": {"stage": stage, "offload": {"optimizer": True}}}
+        raw = raw_sweep(objectives=objectives({"reward": reward}, {}))
+        assert found(raw) == ([] if accepted else [("MS-152", "objectives.0.reward.deepspeed.offload")])
+
     @pytest.mark.parametrize(("text", "reason"), [("[1]", "not a JSON object"), ("{", "Expecting property name")])
     def test_deepspeed_file_is_a_json_object(self, tmp_path: Path, text: str, reason: str) -> None:
         path = tmp_path / "deepspeed.json"
