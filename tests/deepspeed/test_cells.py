@@ -28,8 +28,12 @@ from tests.deepspeed.trainings import (
 )
 from tests.deepspeed.two_workers import restore
 
-BOUNDS = {"float32": 1e-5, "bfloat16": 1e-2}
-"""What two trainings that add the same numbers in another order may differ by, relative to their losses."""
+BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
+"""How far losses of trainings may be apart that add the same numbers in another order.
+
+Measured were 9e-7 and 1.0e-2. Even the larger bound lies below what a real fault does: a learning rate that is wrong by
+a tenth moves a loss by 3.6e-2 with adapters, and by 1.2e-1 where all weights are trained.
+"""
 
 
 @pytest.fixture
@@ -65,10 +69,10 @@ def test_two_workers_have_the_losses_of_one(pair: Pair, trajectory: Trajectory, 
 @every_accepted_cell(fast=is_kept)
 def test_a_lost_worker_costs_no_bit(run_dir: Path, tmp_path: Path, accept: Accept, cell: Cell) -> None:
     """Lost after a checkpoint and started again, one worker ends with the same bits; adapters with dropout."""
-    config = cell.config(run_dir, lora=DROPOUT_LORA, weight_decay=0.1, max_steps=12, save_steps=6)
+    config = cell.config(run_dir, lora=DROPOUT_LORA, weight_decay=0.1, max_steps=6, save_steps=3)
     undisturbed = train_to_end(run_dir, config, tmp_path / "undisturbed")
-    train_interrupted(run_dir, config, tmp_path / "resumed", step=9)
-    hold_bits(accept, train_to_end(run_dir, config, tmp_path / "resumed"), undisturbed, after=6)
+    train_interrupted(run_dir, config, tmp_path / "resumed", step=5)
+    hold_bits(accept, train_to_end(run_dir, config, tmp_path / "resumed"), undisturbed, after=3)
 
 
 @every_accepted_cell(fast=is_exact_and_kept)
@@ -79,7 +83,7 @@ def test_two_lost_workers_cost_no_bit(pair: Pair, accept: Accept, cell: Cell) ->
         resumed, undisturbed = (
             restore(output / f"{what}-{cell.name}", rank=rank) for what in ("resumed", "undisturbed")
         )
-        hold_bits(accept, resumed, undisturbed, after=4)
+        hold_bits(accept, resumed, undisturbed, after=2)
 
 
 @every_accepted_cell(fast=lambda cell: False)

@@ -71,12 +71,12 @@ def trained(place: Place, cell: str) -> Iterator[tuple[str, Outcome]]:
 
 
 def lost(place: Place, cell: str) -> Iterator[tuple[str, Outcome]]:
-    """The training undisturbed, and lost in step 6 and started again from the checkpoint of step 4."""
-    config = BY_NAME[cell].config(place.run_dir, num_workers=2, lora=DROPOUT_LORA, max_steps=8, save_steps=4)
+    """The training undisturbed, and lost in step 3 and started again from the checkpoint of step 2."""
+    config = BY_NAME[cell].config(place.run_dir, num_workers=2, lora=DROPOUT_LORA, max_steps=4, save_steps=2)
     name = f"undisturbed-{cell}"
     yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
     name = f"resumed-{cell}"
-    train_interrupted(place.run_dir, config, place.checkpoints(name), step=6)
+    train_interrupted(place.run_dir, config, place.checkpoints(name), step=3)
     yield name, train_to_end(place.run_dir, config, place.checkpoints(name))
 
 
