@@ -13,7 +13,7 @@ from modpo.config.rewards import ColumnsReward, FunctionReward, ModelReward, Tra
 from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 LABEL_VERSION = 2
 # Layout of what the stages reference and annotate write.
 ANNOTATION_VERSION = 4

@@ -35,7 +35,7 @@ class Case:
     Attributes:
         kl: KL(pi_w || pi*_w) in nats, on the listed responses.
         max_log_error: max |log pi_w - log pi*_w| in nats, over the same.
-        outside_mass: probability of everything that is not listed, which no pair says anything about.
+        outside_mass: probability of everything that is not listed.
     """
 
     num_objectives: int
