@@ -18,11 +18,12 @@ from tests.unit.clusters.image import environment
 HELPER_GB = 1.7
 GB_PER_GIB = 1.073741824
 SECRETS = re.compile(
-    r"AKIA[0-9A-Z]{12}|\bhf_[A-Za-z0-9]{8}|\bgh[pousr]_[A-Za-z0-9]{8}|\bsk-[A-Za-z0-9]{8}|PRIVATE KEY|\b[0-9a-f]{40,}\b"
+    r"AKIA[0-9A-Z]{12}|\bhf_[A-Za-z0-9]{8}|\bgh[pousr]_[A-Za-z0-9]{8}|\bsk-[A-Za-z0-9]{8}|PRIVATE KEY"
+    r"|(TOKEN|SECRET|PASSWORD|KEY)=|(?<!sha256:)\b[0-9a-f]{40,}\b"
 )
 SECRET_NAMES = re.compile(r"token|secret|password|passwd|credential", re.IGNORECASE)
-# Under names like these stand no secrets, but where one is to be found.
-REFERENCES = {"secretName", "~/.ray/auth_token"}
+# Under these names stand no secrets, but where one is to be found or must be shown.
+REFERENCES = {"secretName", "HttpTokens", "~/.ray/auth_token"}
 
 
 @pytest.fixture(params=FILES)

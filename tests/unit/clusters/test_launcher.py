@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from ray.autoscaler._private.docker import docker_start_cmds
 
 from ray_jobs.clusters.check import DASHBOARD, LOOPBACK, as_prepared_by_ray
 from tests.unit.clusters.descriptions import documents
+from tests.unit.clusters.image import environment, instructions
 
 
 @pytest.fixture
@@ -84,6 +87,31 @@ def test_rays_defaults_add_no_command_that_we_did_not_see(config: dict[str, Any]
 def test_token_reaches_every_node_as_a_file_of_its_owner(config: dict[str, Any]) -> None:
     assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     assert config["setup_commands"] == ["chmod 600 ~/.ray/auth_token"]
+
+
+def test_the_container_can_read_what_the_nodes_user_is_given(config: dict[str, Any], repository: Path) -> None:
+    (user,) = [rest for word, rest in instructions(repository) if word == "USER"]
+    number = user.partition(":")[0]
+    assert config["initialization_commands"][0] == f'test "$(id -u)" = {number}'
+    assert f"-o {number} -g {number} -m 700" in config["initialization_commands"][-1]
+
+
+def test_ray_mounts_token_and_runs_into_the_container(config: dict[str, Any], repository: Path) -> None:
+    home, docker = environment(repository)["HOME"], config["docker"]
+    command = docker_start_cmds(
+        config["auth"]["ssh_user"],
+        docker["image"],
+        config["file_mounts"],
+        docker["container_name"],
+        docker["run_options"],
+        config["cluster_name"],
+        home,
+        "docker",
+    )
+    mounts = re.findall(r"-v (\S+):(\S+)", command)
+    assert [inside for _, inside in mounts] == [f"{home}/.ray/auth_token", "/mnt/modpo"]
+    # Loopback of the container is that of the node: the tunnel ends there.
+    assert "--net=host" in command
 
 
 def test_stopped_nodes_do_not_stay_and_cost_their_disk(config: dict[str, Any]) -> None:
