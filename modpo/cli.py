@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,6 +32,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the sweep file; may be given several times."),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="The cluster's Jobs API; else RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."
+    ),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster elsewhere that asks for no token.")]
+JobOrRun = Annotated[str, typer.Argument(metavar="JOB|RUN", help="A job's id, or a run's name: its newest job.")]
 
 
 @app.command()
@@ -144,6 +152,107 @@ def verify(
     if json_file is not None:
         write_json(json_file, {"cases": [case.as_json() for case in cases]})
     check_cases(cases)
+
+
+@app.command()
+def submit(  # noqa: PLR0913, PLR0917  # each is an option of its own
+    config: ConfigPath,
+    overrides: Overrides = None,
+    address: Address = None,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="A variable of this shell that the job gets too; never a secret."),
+    ] = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="What travels: reward code, and where relative paths start.")
+    ] = Path(),
+    files_on_nodes: Annotated[
+        bool,
+        typer.Option("--files-on-nodes", help="Absolute paths of the sweep file are not here: the job checks them."),
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and do not follow it.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Check a sweep here and run it as a Ray job, with its log and exit status; the same command resumes."""
+    from modpo.orchestration import job_environment, jobs
+
+    named = job_environment.named_variables(variables or (), os.environ)
+    with job_environment.packed_job(
+        config,
+        overrides=overrides or (),
+        working_dir=working_dir,
+        variables=named,
+        files_on_nodes=files_on_nodes,
+    ) as request:
+        for warning in request.warnings:
+            _show(warning.render("warning"))
+        client = _jobs_api(address, insecure=insecure)
+        job_id = jobs.submit(client, request)
+    if no_wait:
+        print(job_id)
+        return
+    _show(f"submitted {job_id}")
+    _follow(client, job_id)
+
+
+@app.command(name="jobs")
+def list_jobs(address: Address = None, insecure: Insecure = False) -> None:
+    """List the jobs that `modpo submit` made on a cluster, the newest first."""
+    from modpo.orchestration.jobs import list_jobs
+    from modpo.tables import print_jobs
+
+    print_jobs(console, list_jobs(_jobs_api(address, insecure=insecure)))
+
+
+@app.command()
+def logs(
+    job: JobOrRun,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the job is over; exits with its status.")] = False,
+    address: Address = None,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a job has printed."""
+    from modpo.orchestration.jobs import find_job, read_logs
+
+    client = _jobs_api(address, insecure=insecure)
+    found = find_job(client, job)
+    if follow:
+        _follow(client, found.job_id)
+    sys.stdout.write(read_logs(client, found))
+
+
+@app.command()
+def stop(job: JobOrRun, address: Address = None, insecure: Insecure = False) -> None:
+    """Stop a job and wait until it has stopped; what its run has finished is kept."""
+    from modpo.orchestration.jobs import find_job, stop
+
+    client = _jobs_api(address, insecure=insecure)
+    ended = stop(client, find_job(client, job))
+    print(f"{ended.job_id} {ended.status}")
+
+
+def _jobs_api(address: str | None, *, insecure: bool) -> Any:
+    from modpo.orchestration.jobs_api import choose_address, connect
+
+    return connect(choose_address(address, os.environ), insecure=insecure)
+
+
+def _follow(client: Any, job_id: str) -> NoReturn:
+    """Shows a job's log and exits with the job's status; an interrupt leaves the job running."""
+    from modpo.orchestration.jobs import follow
+
+    def write(text: str) -> None:
+        print(text, end="", flush=True)
+
+    try:
+        status = follow(client, job_id, write)
+    except KeyboardInterrupt:
+        _show(
+            f"detached: {job_id} goes on. `modpo logs {job_id} --follow` looks at it again, "
+            f"`modpo stop {job_id}` stops it; both at --address {client.get_address()}"
+        )
+        status = 130
+    raise typer.Exit(status)
 
 
 @app.command()

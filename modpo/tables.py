@@ -15,6 +15,7 @@ from modpo.ledger import read_point
 
 if TYPE_CHECKING:
     from modpo.doctor import Finding
+    from modpo.orchestration.jobs import Job
     from modpo.orchestration.overview import Overview
     from modpo.orchestration.preflight import Preflight
     from modpo.verification.measure import Case
@@ -98,6 +99,19 @@ def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -
         seconds = (f"{s:.0f}" for s in (record.device_seconds, record.evaluation_device_seconds))
         mfu = _share(record.training.mfu)
         table.add_row(trial_id, record.status, step, str(record.attempts), *seconds, mfu, record.error)
+    console.print(table)
+
+
+def print_jobs(console: Console, jobs: Sequence[Job]) -> None:
+    """One row a job, in this machine's time."""
+    table = _table("job", "run", "status", "exit", "started", "ended", folded="run")
+    for job in jobs:
+        moments = (
+            moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "" for moment in (job.started, job.ended)
+        )
+        table.add_row(
+            job.job_id, job.run_path, job.status, "" if job.exit_status is None else str(job.exit_status), *moments
+        )
     console.print(table)
 
 

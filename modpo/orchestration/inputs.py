@@ -30,12 +30,12 @@ def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
             return str(world / path.removeprefix(DEMO_PREFIX))
         return path if path is None or "://" in path or is_hub_id(path) else str(Path(path).absolute())
 
-    for node, key in _named_paths(raw):
+    for node, key in named_paths(raw):
         node[key] = resolved(node[key])
     return SweepConfig.model_validate(raw)
 
 
-def _named_paths(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+def named_paths(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Every place of a config that may hold a local path."""
     yield raw["model"], "name_or_path"
     rewards = [objective["reward"] or {} for objective in raw["objectives"]]

@@ -25,6 +25,8 @@ from modpo.orchestration.resources import check_workers, plan_resources
 
 # Problems whose cause is a path that data loading would only stumble over again.
 MISSING_SOURCE_CODES = frozenset({"MS-142", "MS-143"})
+# Folders and files that are not on this machine.
+ABSENT_CODES = frozenset({"MS-128", "MS-141", "MS-142", "MS-147"})
 
 
 # Curvature grows with 1 / w_k^2: a hundred times that of plain DPO here.
@@ -48,8 +50,11 @@ class Preflight:
     sample: tuple[str, ...]
 
 
-def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
+def preflight(path: str | Path, *, overrides: Sequence[str] = (), here: bool = True) -> Preflight:
     """Checks a sweep file and everything it refers to; starts nothing and writes nothing.
+
+    Args:
+        here: whether this machine runs the sweep, or its storage and resources do not matter.
 
     Raises:
         InputError: config or data are wrong (all problems, those of the machine included).
@@ -59,7 +64,7 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
     setup: list[Problem] = []
     found: Preflight | None = None
     if config is not None:
-        setup = [*_check_storage(config), *_check_machine(config)]
+        setup = [*_check_storage(config), *_check_machine(config)] if here else []
         if not any(problem.code in MISSING_SOURCE_CODES for problem in problems):
             with tempfile.TemporaryDirectory(prefix="modpo-preflight-") as scratch:
                 resolved = resolve_paths(config, Path(scratch))
@@ -74,6 +79,19 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = ()) -> Preflight:
         raise SetupError(setup)
     assert found is not None, "a config without problems has data"
     return found
+
+
+def check_without_files(path: str | Path, *, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Checks a sweep file as far as that goes without what it names by absolute paths: only the nodes have it.
+
+    Raises:
+        InputError: all other mistakes of the file.
+    """
+    config, problems = read_config(path, overrides=overrides)
+    left = [problem for problem in problems if not (problem.code in ABSENT_CODES and problem.got.startswith("'/"))]
+    if left or config is None:
+        raise InputError(left)
+    return config
 
 
 def _look_closer(config: SweepConfig, resolved: SweepConfig, data: LoadedData) -> Preflight:

@@ -27,7 +27,7 @@ BOXES = {
     "deepspeed": ("modpo.training.engine",),
     "pydantic": ("modpo.config",),
     "pydantic_core": ("modpo.config",),
-    "yaml": ("modpo.config", "ray_jobs.clusters.check"),
+    "yaml": ("modpo.config", "modpo.orchestration.job_environment", "ray_jobs.clusters.check"),
     "moocore": ("modpo.core.pareto",),
     "plotly": ("modpo.analysis.report",),
     # Chat templates are Jinja's, and so are the errors of a template that refuses a conversation.

@@ -54,7 +54,7 @@ def test_wheel_holds_the_package_and_its_templates_and_nothing_else(wheel: Path)
         names = archive.namelist()
     name_and_version = "-".join(wheel.name.split("-")[:2])
     assert {name.partition("/")[0] for name in names} == {"modpo", f"{name_and_version}.dist-info"}
-    assert "modpo/py.typed" in names
+    assert {"modpo/py.typed", "modpo/orchestration/runtime_env.yaml"} <= set(names)
     assert any(name.startswith("modpo/analysis/") and name.endswith(".jinja") for name in names)
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
     assert [name for name in names if name.endswith("LICENSE")]
@@ -73,5 +73,5 @@ def test_template_of_the_report_is_found_beside_the_installed_module(installed: 
 
 def test_command_line_starts_and_lists_its_commands(installed: Path, tmp_path: Path) -> None:
     text = run(installed / "modpo", "--help", cwd=tmp_path)
-    for command in ("validate", "plan", "run", "report"):
+    for command in ("validate", "plan", "run", "report", "submit"):
         assert command in text

@@ -1,8 +1,9 @@
-"""`ray job submit` of a sweep to a real head node: token mode, the package shipped with the job, exit codes."""
+"""Sweeps as jobs of a real head node: token mode, the package shipped with the job, logs, exit statuses."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,11 +39,25 @@ class Head:
     address: str
     environment: dict[str, str]
 
-    def submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [_tool("ray"), "job", "submit", "--address", self.address, "--working-dir", str(REPOSITORY)]
-        command += ["--runtime-env", str(REPOSITORY / "ray_jobs" / "runtime_env.yaml"), "--"]
-        command += ["python", "-m", "ray_jobs.sweep", *map(str, arguments)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=JOB_S, check=False)
+    def modpo(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """From the checkout, whose package travels with the job."""
+        return self._run([sys.executable, "-m", "modpo", *map(str, arguments)], **more)
+
+    def ray_job_submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [_tool("ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
+        command += ["--runtime-env", str(REPOSITORY / "modpo" / "orchestration" / "runtime_env.yaml"), "--"]
+        return self._run([*command, "python", "-m", "ray_jobs.sweep", *map(str, arguments)])
+
+    def _run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=JOB_S,
+            check=False,
+        )
 
 
 def _tool(name: str) -> str:
@@ -66,6 +82,7 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "MODPO_DEBUG": "1",
     }
     command = [_tool("ray"), "start", "--head", "--block", "--num-cpus=2", '--resources={"sweep_driver": 10}']
@@ -105,21 +122,98 @@ def _wait_for_jobs_api(address: str, token: str) -> None:
         time.sleep(0.5)
 
 
-def test_a_submitted_sweep_ends_with_its_report(head: Head, demo_world: Path, tmp_path: Path) -> None:
-    config = tmp_path / "sweep.yaml"
-    config.write_text(yaml.safe_dump(small_sweep(demo_world, "job")), encoding="utf-8")
-    done = head.submit(config, "--set", f"storage_path={tmp_path / 'runs'}")
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file outside of the working directory, and where its run is."""
+
+    file: Path
+    run: Path
+
+    @property
+    def arguments(self) -> tuple[str | Path, ...]:
+        return self.file, "--set", f"storage_path={self.run.parent}"
+
+
+def written(world: Path, folder: Path, name: str, **changes: Any) -> Sweep:
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(small_sweep(world, name) | changes), encoding="utf-8")
+    return Sweep(file, folder / "runs" / name)
+
+
+def jobs_of(head: Head, run: str) -> list[str]:
+    """Ids and states, as `modpo jobs` prints them."""
+    listed = head.modpo("jobs")
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    return [line for line in listed.stdout.splitlines() if line.startswith(run)]
+
+
+def test_a_submitted_sweep_ends_with_its_report_and_again_with_the_status_of_its_job(
+    head: Head, demo_world: Path, tmp_path: Path
+) -> None:
+    """The second one has another beta: only the job can see that the folder belongs to another config."""
+    sweep = written(demo_world, tmp_path, "job")
+    done = head.modpo("submit", *sweep.arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    assert (tmp_path / "runs" / "job" / "report" / "index.html").is_file()
+    assert "hypervolume" in done.stdout
+    assert (sweep.run / "report" / "index.html").is_file()
+
+    other = head.modpo("submit", *sweep.arguments, "--set", "training.beta=0.7")
+    assert other.returncode == 3, other.stdout + other.stderr
+    assert "error[MS-312]" in other.stdout
 
 
-def test_a_bad_sweep_file_fails_the_job_with_its_error(head: Head, demo_world: Path, tmp_path: Path) -> None:
-    raw = small_sweep(demo_world, "job")
-    raw["objectives"] = raw["objectives"][:1]
-    config = tmp_path / "sweep.yaml"
-    config.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    done = head.submit(config)
+def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path, tmp_path: Path) -> None:
+    sweep = written(demo_world, tmp_path, "bad", objectives=small_sweep(demo_world, "bad")["objectives"][:1])
+    done = head.modpo("submit", *sweep.arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error[MS-121]: a sweep needs at least two objectives" in done.stderr
+    assert jobs_of(head, "bad") == []
+
+
+def test_a_job_is_left_alone_looked_at_and_stopped(head: Head, demo_world: Path, tmp_path: Path) -> None:
+    sweep = written(demo_world, tmp_path, "long")
+    left = head.modpo("submit", *sweep.arguments, "--no-wait")
+    assert left.returncode == 0, left.stderr
+    job = left.stdout.strip()
+    assert re.fullmatch(r"long-[0-9a-f]{8}", job)
+
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "modpo", "logs", "long", "--follow"],
+        cwd=REPOSITORY,
+        env=head.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    first_line = follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=PATIENCE_S)
+    assert follower.returncode == 130, said
+    assert f"detached: {job} goes on" in said
+
+    again = head.modpo("submit", *sweep.arguments)
+    assert again.returncode == 3, again.stdout + again.stderr
+    assert "error[MS-313]" in again.stderr
+    assert f"{job} is RUNNING" in again.stderr
+
+    stopped = head.modpo("stop", "long")
+    assert (stopped.returncode, stopped.stdout) == (0, f"{job} STOPPED\n"), stopped.stderr
+    assert head.modpo("logs", job).stdout.startswith(first_line)
+    assert ["STOPPED" in line for line in jobs_of(head, "long")] == [True]
+
+
+def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: Head) -> None:
+    refused = head.modpo("jobs", RAY_AUTH_TOKEN="of another cluster")
+    assert refused.returncode == 4
+    assert "error[MS-415]" in refused.stderr
+    assert "RAY_AUTH_TOKEN_PATH" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_rays_own_submit_gives_the_error_of_a_bad_sweep_file(head: Head, demo_world: Path, tmp_path: Path) -> None:
+    sweep = written(demo_world, tmp_path, "raw", objectives=small_sweep(demo_world, "raw")["objectives"][:1])
+    done = head.ray_job_submit(sweep.file)
     assert done.returncode != 0
     assert "error[MS-121]: a sweep needs at least two objectives" in done.stdout + done.stderr
     assert "exit code 2" in done.stdout + done.stderr

@@ -25,7 +25,7 @@ PUBLISHED_IN = {"yaml": "pyyaml", "pydantic_core": "pydantic"}
 
 @pytest.fixture
 def runtime_env(repository: Path) -> dict[str, Any]:
-    return yaml.safe_load((repository / "ray_jobs" / "runtime_env.yaml").read_text())
+    return yaml.safe_load((repository / "modpo" / "orchestration" / "runtime_env.yaml").read_text())
 
 
 @pytest.fixture

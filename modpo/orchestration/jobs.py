@@ -1,0 +1,257 @@
+"""Sweeps as Ray jobs: submitted, followed, listed and stopped through Ray's JobSubmissionClient."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from modpo.errors import ConflictError, InputError, Problem, SetupError, closest, shown
+from modpo.orchestration.job_environment import JobRequest
+from modpo.orchestration.jobs_api import answering, last_line
+
+# Under these keys Ray keeps with a job which run it is.
+RUN_KEY = "modpo_run"
+RUN_PATH_KEY = "modpo_run_path"
+
+NO_AGENT = "No available agent to submit job"
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
+"""Before each further attempt: a node whose agent is still starting takes up to a minute."""
+
+STOP_PATIENCE_S = 60.0
+LOST_PATIENCE_S = 60.0
+POLL_S = 0.5
+LARGEST_STATUS = 255
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of modpo as the cluster knows it.
+
+    Attributes:
+        job_id: Ray's submission id: the run's name and a part that is its own.
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        exit_status: of the job's own process; None where it has none (yet).
+        message: what Ray says about it.
+    """
+
+    job_id: str
+    run: str
+    run_path: str
+    status: str
+    started: datetime | None
+    ended: datetime | None
+    exit_status: int | None
+    message: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in ("PENDING", "RUNNING")
+
+
+def submit(client: Any, request: JobRequest, *, pauses_s: tuple[float, ...] = PAUSES_S) -> str:
+    """Hands a job to the cluster and returns its id; what it does is left to the cluster.
+
+    Raises:
+        ConflictError: a job of the same run is there and not over.
+        SetupError: the cluster does not take it.
+    """
+    for job in list_jobs(client):
+        if job.run_path == request.run_path and not job.is_over:
+            raise ConflictError(_same_run(job))
+    job_id = new_job_id(request.run)
+    for pause_s in (*pauses_s, None):
+        with answering(client.get_address()):
+            try:
+                client.submit_job(
+                    entrypoint=request.entrypoint,
+                    submission_id=job_id,
+                    runtime_env=request.runtime_env,
+                    metadata={RUN_KEY: request.run, RUN_PATH_KEY: request.run_path},
+                )
+                return job_id
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or pause_s is None:
+                    raise
+        time.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def new_job_id(run: str) -> str:
+    """Readable, and never one that the cluster knows already."""
+    return f"{run}-{uuid.uuid4().hex[:8]}"
+
+
+def list_jobs(client: Any) -> list[Job]:
+    """Jobs that `submit` made, the newest first."""
+    with answering(client.get_address()):
+        found = client.list_jobs()
+    jobs = [_job_of(details) for details in found if details.submission_id and RUN_KEY in (details.metadata or {})]
+    return sorted(jobs, key=lambda job: job.started or datetime.now(UTC), reverse=True)
+
+
+def find_job(client: Any, name: str) -> Job:
+    """A job by its id, or the newest one of a run by the run's name.
+
+    Raises:
+        InputError: there is none.
+    """
+    jobs = list_jobs(client)
+    found = next((job for job in jobs if job.job_id == name), None) or next((j for j in jobs if j.run == name), None)
+    if found is None:
+        known = [job.job_id for job in jobs] + [job.run for job in jobs]
+        raise InputError(
+            Problem(
+                code="MS-196",
+                what="the cluster knows no such job or run",
+                where=client.get_address(),
+                got=shown(name) + closest(name, known),
+                remedy="`modpo jobs` lists them",
+            )
+        )
+    return found
+
+
+def read_logs(client: Any, job: Job) -> str:
+    with answering(client.get_address()):
+        text: str = client.get_job_logs(job.job_id)
+    return text
+
+
+def follow(client: Any, job_id: str, write: Callable[[str], object]) -> int:
+    """Copies a job's log as it grows until the job is over; returns the job's own exit status.
+
+    A connection that breaks is opened again: the log goes on where it was.
+
+    Raises:
+        SetupError: the cluster does not answer any more, or the job's process left no exit status.
+    """
+    log = _GrowingLog(write)
+    lost_at: float | None = None
+    while True:
+        before = log.written
+        try:
+            with answering(client.get_address()):
+                asyncio.run(log.copy(client, job_id))
+                job = _job_of(client.get_job_info(job_id))
+        except SetupError as error:
+            lost_at = time.monotonic() if lost_at is None or log.written > before else lost_at
+            if time.monotonic() - lost_at > LOST_PATIENCE_S:
+                raise SetupError(_lost(job_id, error)) from error
+        else:
+            if job.is_over:
+                return end_of(job)
+            lost_at = None
+        time.sleep(POLL_S)
+
+
+class _GrowingLog:
+    """The part of a log that was not copied yet; every connection sends it from the start."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.written = 0
+        self._write = write
+
+    async def copy(self, client: Any, job_id: str) -> None:
+        import aiohttp
+
+        seen = 0
+        try:
+            async for text in client.tail_job_logs(job_id):
+                seen += len(text)
+                if seen > self.written:
+                    self._write(text[self.written - seen :])
+                    self.written = seen
+        except aiohttp.ClientError as error:
+            raise ConnectionError(str(error)) from error
+
+
+def end_of(job: Job) -> int:
+    """The exit status of a job that is over, as `modpo run` would have given it.
+
+    Raises:
+        SetupError: its process never started, or was killed.
+    """
+    if job.status == "SUCCEEDED":
+        return 0
+    if job.status == "STOPPED":
+        return INTERRUPTED
+    if job.exit_status is not None and 0 < job.exit_status <= LARGEST_STATUS:
+        return job.exit_status
+    raise SetupError(
+        Problem(
+            code="MS-418",
+            what="the job ended without an exit status of its own",
+            where=job.job_id,
+            got=last_line(job.message),
+            remedy="the same command goes on from the last checkpoints; on a node that ran out of memory it needs more",
+        )
+    )
+
+
+def stop(client: Any, job: Job, *, patience_s: float = STOP_PATIENCE_S) -> Job:
+    """Stops a job and waits until it is over; one that is over already stays as it is.
+
+    Raises:
+        SetupError: it is still not over.
+    """
+    with answering(client.get_address()):
+        client.stop_job(job.job_id)
+        deadline = time.monotonic() + patience_s
+        while not job.is_over:
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    Problem(
+                        code="MS-419",
+                        what="the job was asked to stop and has not yet",
+                        where=job.job_id,
+                        got=f"{job.status} after {patience_s:.0f} s",
+                        remedy=f"look again with `modpo jobs`; its log is `modpo logs {job.job_id}`",
+                    )
+                )
+            time.sleep(POLL_S)
+            job = _job_of(client.get_job_info(job.job_id))
+    return job
+
+
+def _job_of(details: Any) -> Job:
+    metadata = details.metadata or {}
+    return Job(
+        job_id=details.submission_id,
+        run=metadata.get(RUN_KEY, ""),
+        run_path=metadata.get(RUN_PATH_KEY, ""),
+        status=details.status.value,
+        started=_moment(details.start_time),
+        ended=_moment(details.end_time),
+        exit_status=details.driver_exit_code,
+        message=details.message or "",
+    )
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+
+def _same_run(job: Job) -> Problem:
+    return Problem(
+        code="MS-313",
+        what="a job of the same run is on the cluster already",
+        where=job.run_path,
+        got=f"{job.job_id} is {job.status}",
+        remedy=f"follow it with `modpo logs {job.job_id} --follow`, or end it with `modpo stop {job.job_id}`",
+    )
+
+
+def _lost(job_id: str, error: SetupError) -> Problem:
+    return Problem(
+        code="MS-420",
+        what="the connection to the job is lost; the job itself goes on where its cluster does",
+        where=job_id,
+        got=error.problems[0].got,
+        remedy=f"`modpo logs {job_id} --follow` once the cluster answers again",
+    )
