@@ -239,20 +239,21 @@ def _jobs_api(address: str | None, *, insecure: bool) -> Any:
 
 def _follow(client: Any, job_id: str) -> NoReturn:
     """Shows a job's log and exits with the job's status; an interrupt leaves the job running."""
-    from modpo.orchestration.jobs import follow
+    from modpo.orchestration.jobs import exit_status_of, follow
 
     def write(text: str) -> None:
         print(text, end="", flush=True)
 
     try:
-        status = follow(client, job_id, write)
+        job = follow(client, job_id, write)
     except KeyboardInterrupt:
         _show(
             f"detached: {job_id} goes on. `modpo logs {job_id} --follow` looks at it again, "
             f"`modpo stop {job_id}` stops it; both at --address {client.get_address()}"
         )
-        status = 130
-    raise typer.Exit(status)
+        raise typer.Exit(130) from None
+    _show(f"{job_id} {job.status}")
+    raise typer.Exit(exit_status_of(job))
 
 
 @app.command()

@@ -19,8 +19,10 @@ RUN_KEY = "modpo_run"
 RUN_PATH_KEY = "modpo_run_path"
 
 NO_AGENT = "No available agent to submit job"
-PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
-"""Before each further attempt: a node whose agent is still starting takes up to a minute."""
+AGENT_PATIENCE_S = 60.0
+"""A node's agent takes so long to start."""
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 15.0
 
 STOP_PATIENCE_S = 60.0
 LOST_PATIENCE_S = 60.0
@@ -54,7 +56,9 @@ class Job:
         return self.status not in ("PENDING", "RUNNING")
 
 
-def submit(client: Any, request: JobRequest, *, pauses_s: tuple[float, ...] = PAUSES_S) -> str:
+def submit(
+    client: Any, request: JobRequest, *, patience_s: float = AGENT_PATIENCE_S, pause_s: float = FIRST_PAUSE_S
+) -> str:
     """Hands a job to the cluster and returns its id; what it does is left to the cluster.
 
     Raises:
@@ -65,8 +69,9 @@ def submit(client: Any, request: JobRequest, *, pauses_s: tuple[float, ...] = PA
         if job.run_path == request.run_path and not job.is_over:
             raise ConflictError(_same_run(job))
     job_id = new_job_id(request.run)
-    for pause_s in (*pauses_s, None):
-        with answering(client.get_address()):
+    deadline = time.monotonic() + patience_s
+    with answering(client.get_address()):
+        while True:
             try:
                 client.submit_job(
                     entrypoint=request.entrypoint,
@@ -76,10 +81,10 @@ def submit(client: Any, request: JobRequest, *, pauses_s: tuple[float, ...] = PA
                 )
                 return job_id
             except RuntimeError as error:
-                if NO_AGENT not in str(error) or pause_s is None:
+                if NO_AGENT not in str(error) or time.monotonic() + pause_s > deadline:
                     raise
-        time.sleep(pause_s)
-    raise AssertionError("the last attempt returns or raises")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def new_job_id(run: str) -> str:
@@ -123,13 +128,13 @@ def read_logs(client: Any, job: Job) -> str:
     return text
 
 
-def follow(client: Any, job_id: str, write: Callable[[str], object]) -> int:
-    """Copies a job's log as it grows until the job is over; returns the job's own exit status.
+def follow(client: Any, job_id: str, write: Callable[[str], object]) -> Job:
+    """Copies a job's log as it grows, and returns the job when it is over.
 
     A connection that breaks is opened again: the log goes on where it was.
 
     Raises:
-        SetupError: the cluster does not answer any more, or the job's process left no exit status.
+        SetupError: the cluster does not answer any more.
     """
     log = _GrowingLog(write)
     lost_at: float | None = None
@@ -145,7 +150,7 @@ def follow(client: Any, job_id: str, write: Callable[[str], object]) -> int:
                 raise SetupError(_lost(job_id, error)) from error
         else:
             if job.is_over:
-                return end_of(job)
+                return job
             lost_at = None
         time.sleep(POLL_S)
 
@@ -171,7 +176,7 @@ class _GrowingLog:
             raise ConnectionError(str(error)) from error
 
 
-def end_of(job: Job) -> int:
+def exit_status_of(job: Job) -> int:
     """The exit status of a job that is over, as `modpo run` would have given it.
 
     Raises:

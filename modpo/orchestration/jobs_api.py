@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -162,7 +163,7 @@ def _answers_strangers(address: str) -> bool:
             got = f"HTTP status {refused.code}"
     except OSError as error:
         raise SetupError(_nobody(address, error)) from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, HTTPException):
         got = "an answer that is no JSON object"
     raise SetupError(
         Problem(

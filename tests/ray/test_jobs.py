@@ -144,7 +144,7 @@ def jobs_of(head: Head, run: str) -> list[str]:
     """Ids and states, as `modpo jobs` prints them."""
     listed = head.modpo("jobs")
     assert listed.returncode == 0, listed.stdout + listed.stderr
-    return [line for line in listed.stdout.splitlines() if line.startswith(run)]
+    return [line for line in listed.stdout.splitlines() if line.strip().startswith(run)]
 
 
 def test_a_submitted_sweep_ends_with_its_report_and_again_with_the_status_of_its_job(
@@ -171,7 +171,8 @@ def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path
 
 
 def test_a_job_is_left_alone_looked_at_and_stopped(head: Head, demo_world: Path, tmp_path: Path) -> None:
-    sweep = written(demo_world, tmp_path, "long")
+    endless = small_sweep(demo_world, "long")["training"] | {"max_steps": 100_000}
+    sweep = written(demo_world, tmp_path, "long", training=endless)
     left = head.modpo("submit", *sweep.arguments, "--no-wait")
     assert left.returncode == 0, left.stderr
     job = left.stdout.strip()
