@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ from modpo.config.tree import SweepConfig
 from modpo.errors import InputError, Problem, shown
 from modpo.orchestration.inputs import named_paths
 from modpo.orchestration.preflight import check_without_files, preflight
+
+logger = logging.getLogger(__name__)
 
 # TOKENIZERS_PARALLELISM is none.
 SECRET_NAME = re.compile(r"TOKEN(?!IZ)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
@@ -177,7 +180,7 @@ def pack(working_dir: Path, target: Path, *, sweep: Path, excludes: Sequence[str
     Raises:
         InputError: there is more than Ray takes.
     """
-    create_package(str(working_dir), target, include_gitignore=True, excludes=list(excludes))
+    create_package(str(working_dir), target, include_gitignore=True, excludes=list(excludes), logger=logger)
     inside = sweep.is_relative_to(working_dir)
     name = sweep.relative_to(working_dir).as_posix() if inside else f"submitted/{sweep.name}"
     with zipfile.ZipFile(target, "a") as archive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import json
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from modpo.errors import InputError, Problem, SetupError, shown
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ANSWER_TIMEOUT_S = 15.0
+TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -77,6 +79,8 @@ def connect(address: str, *, insecure: bool = False) -> Any:
         )
     from ray.job_submission import JobSubmissionClient
 
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Asked without a token, so that none is sent to whoever listens there.
     is_open = _answers_strangers(address)
     if is_open and not insecure and not is_loopback(address):

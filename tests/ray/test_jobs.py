@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -22,6 +23,11 @@ from typing import Any
 import pytest
 import yaml
 
+from modpo.config import load_config
+from modpo.orchestration.job_environment import JobRequest
+from modpo.orchestration.jobs import submit
+from modpo.orchestration.jobs_api import connect
+from modpo.orchestration.pipeline import hold
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import small_sweep
 
@@ -42,6 +48,10 @@ class Head:
     def modpo(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         """From the checkout, whose package travels with the job."""
         return self._run([sys.executable, "-m", "modpo", *map(str, arguments)], **more)
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
 
     def ray_job_submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [_tool("ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
@@ -140,26 +150,28 @@ def written(world: Path, folder: Path, name: str, **changes: Any) -> Sweep:
     return Sweep(file, folder / "runs" / name)
 
 
-def jobs_of(head: Head, run: str) -> list[str]:
-    """Ids and states, as `modpo jobs` prints them."""
-    listed = head.modpo("jobs")
-    assert listed.returncode == 0, listed.stdout + listed.stderr
-    return [line for line in listed.stdout.splitlines() if line.strip().startswith(run)]
-
-
-def test_a_submitted_sweep_ends_with_its_report_and_again_with_the_status_of_its_job(
-    head: Head, demo_world: Path, tmp_path: Path
-) -> None:
-    """The second one has another beta: only the job can see that the folder belongs to another config."""
+def test_a_submitted_sweep_ends_with_its_report(head: Head, demo_world: Path, tmp_path: Path) -> None:
     sweep = written(demo_world, tmp_path, "job")
     done = head.modpo("submit", *sweep.arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hypervolume" in done.stdout
+    assert "SUCCEEDED" in done.stderr
     assert (sweep.run / "report" / "index.html").is_file()
 
-    other = head.modpo("submit", *sweep.arguments, "--set", "training.beta=0.7")
-    assert other.returncode == 3, other.stdout + other.stderr
-    assert "error[MS-312]" in other.stdout
+
+def test_the_lock_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
+    head: Head, demo_world: Path, tmp_path: Path
+) -> None:
+    """Another process than a job works on the run: only the job can find out."""
+    sweep = written(demo_world, tmp_path, "held")
+    with hold(sweep.run, load_config(sweep.file)):
+        left = head.modpo("submit", *sweep.arguments, "--no-wait")
+        assert (left.returncode, left.stderr) == (0, ""), "Ray's client says nothing of its own"
+        job = left.stdout.strip()
+        assert re.fullmatch(r"held-[0-9a-f]{8}", job)
+        done = head.modpo("logs", job, "--follow")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "error[MS-311]" in done.stdout
 
 
 def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path, tmp_path: Path) -> None:
@@ -167,16 +179,24 @@ def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path
     done = head.modpo("submit", *sweep.arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "error[MS-121]: a sweep needs at least two objectives" in done.stderr
-    assert jobs_of(head, "bad") == []
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers=head.authorization)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert "bad" not in {(job["metadata"] or {}).get("modpo_run") for job in json.load(answer)}
 
 
-def test_a_job_is_left_alone_looked_at_and_stopped(head: Head, demo_world: Path, tmp_path: Path) -> None:
-    endless = small_sweep(demo_world, "long")["training"] | {"max_steps": 100_000}
-    sweep = written(demo_world, tmp_path, "long", training=endless)
-    left = head.modpo("submit", *sweep.arguments, "--no-wait")
-    assert left.returncode == 0, left.stderr
-    job = left.stdout.strip()
-    assert re.fullmatch(r"long-[0-9a-f]{8}", job)
+def test_a_job_at_work_is_not_doubled_may_be_left_alone_and_is_stopped(
+    head: Head, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job only sleeps: a sweep would take the cores from the commands that are looked at."""
+    sweep = written(demo_world, tmp_path, "long")
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, head.environment[name])
+    job = submit(connect(head.address), JobRequest("long", str(sweep.run), "echo at work; sleep 600", {}, ()))
+
+    again = head.modpo("submit", *sweep.arguments)
+    assert again.returncode == 3, again.stdout + again.stderr
+    assert "error[MS-313]" in again.stderr
+    assert f"{job} is RUNNING" in again.stderr
 
     follower = subprocess.Popen(
         [sys.executable, "-m", "modpo", "logs", "long", "--follow"],
@@ -187,21 +207,17 @@ def test_a_job_is_left_alone_looked_at_and_stopped(head: Head, demo_world: Path,
         text=True,
     )
     assert follower.stdout is not None
-    first_line = follower.stdout.readline()
+    assert any(line == "at work\n" for line in follower.stdout)
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=PATIENCE_S)
     assert follower.returncode == 130, said
     assert f"detached: {job} goes on" in said
 
-    again = head.modpo("submit", *sweep.arguments)
-    assert again.returncode == 3, again.stdout + again.stderr
-    assert "error[MS-313]" in again.stderr
-    assert f"{job} is RUNNING" in again.stderr
-
     stopped = head.modpo("stop", "long")
     assert (stopped.returncode, stopped.stdout) == (0, f"{job} STOPPED\n"), stopped.stderr
-    assert head.modpo("logs", job).stdout.startswith(first_line)
-    assert ["STOPPED" in line for line in jobs_of(head, "long")] == [True]
+    assert "at work\n" in head.modpo("logs", job).stdout
+    (row,) = [line for line in head.modpo("jobs").stdout.splitlines() if job in line]
+    assert "STOPPED" in row
 
 
 def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: Head) -> None:
@@ -212,6 +228,7 @@ def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: Head) -
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_rays_own_submit_gives_the_error_of_a_bad_sweep_file(head: Head, demo_world: Path, tmp_path: Path) -> None:
     sweep = written(demo_world, tmp_path, "raw", objectives=small_sweep(demo_world, "raw")["objectives"][:1])
     done = head.ray_job_submit(sweep.file)
