@@ -36,6 +36,8 @@ pytestmark = pytest.mark.ray
 GRACE_S = 5
 PATIENCE_S = 120.0
 JOB_S = 600
+# Drawn: this file itself is uploaded with the checkout.
+CANARY = f"hf_{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,18 @@ class Head:
 
     address: str
     environment: dict[str, str]
+    folder: Path
 
     def modpo(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         """From the checkout, whose package travels with the job."""
         return self._run([sys.executable, "-m", "modpo", *map(str, arguments)], **more)
 
-    @property
-    def authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+    def api_jobs(self) -> str:
+        """What the Jobs API tells of all jobs, to anyone with the token."""
+        authorization = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(f"{self.address}/api/jobs/", headers=authorization)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.read(), "utf-8")
 
     def ray_job_submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [_tool("ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
@@ -104,7 +110,7 @@ def head() -> Iterator[Head]:
     address = f"http://127.0.0.1:{dashboard}"
     try:
         _wait_for_jobs_api(address, environment["RAY_AUTH_TOKEN"])
-        yield Head(address, environment)
+        yield Head(address, environment, Path(folder))
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -150,13 +156,21 @@ def written(world: Path, folder: Path, name: str, **changes: Any) -> Sweep:
     return Sweep(file, folder / "runs" / name)
 
 
-def test_a_submitted_sweep_ends_with_its_report(head: Head, demo_world: Path, tmp_path: Path) -> None:
+def test_a_submitted_sweep_ends_with_its_report_and_no_secret_of_the_shell_went_along(
+    head: Head, demo_world: Path, tmp_path: Path
+) -> None:
     sweep = written(demo_world, tmp_path, "job")
-    done = head.modpo("submit", *sweep.arguments)
+    done = head.modpo("submit", *sweep.arguments, HF_TOKEN=CANARY, WANDB_API_KEY=CANARY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hypervolume" in done.stdout
     assert "SUCCEEDED" in done.stderr
     assert (sweep.run / "report" / "index.html").is_file()
+
+    assert "job-" in head.api_jobs()
+    assert CANARY not in head.api_jobs()
+    files = [path for folder in (head.folder, sweep.run) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
 def test_the_lock_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
@@ -179,9 +193,7 @@ def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path
     done = head.modpo("submit", *sweep.arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "error[MS-121]: a sweep needs at least two objectives" in done.stderr
-    request = urllib.request.Request(f"{head.address}/api/jobs/", headers=head.authorization)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert "bad" not in {(job["metadata"] or {}).get("modpo_run") for job in json.load(answer)}
+    assert "bad" not in {(job["metadata"] or {}).get("modpo_run") for job in json.loads(head.api_jobs())}
 
 
 def test_a_job_at_work_is_not_doubled_may_be_left_alone_and_is_stopped(
