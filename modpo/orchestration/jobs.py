@@ -26,6 +26,8 @@ LONGEST_PAUSE_S = 15.0
 
 STOP_PATIENCE_S = 60.0
 LOST_PATIENCE_S = 60.0
+SILENCE_S = 60.0
+"""Then the log is asked for anew: a tunnel that died may never say so."""
 POLL_S = 0.5
 LARGEST_STATUS = 255
 INTERRUPTED = 130
@@ -167,11 +169,15 @@ class _GrowingLog:
 
         seen = 0
         try:
-            async for text in client.tail_job_logs(job_id):
-                seen += len(text)
-                if seen > self.written:
-                    self._write(text[self.written - seen :])
-                    self.written = seen
+            async with asyncio.timeout(SILENCE_S) as limit:
+                async for text in client.tail_job_logs(job_id):
+                    limit.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+                    seen += len(text)
+                    if seen > self.written:
+                        self._write(text[self.written - seen :])
+                        self.written = seen
+        except TimeoutError:
+            return
         except aiohttp.ClientError as error:
             raise ConnectionError(str(error)) from error
 

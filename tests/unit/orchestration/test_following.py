@@ -29,6 +29,8 @@ class Log:
 
     connections: int = 0
     stays_away: bool = False
+    falls_silent: bool = False
+    end: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -45,6 +47,8 @@ class Log:
             await socket.send_str(line)
         if self.is_over():
             await socket.close()
+        elif self.falls_silent:
+            await self.end.wait()
         else:
             await asyncio.sleep(0.02)
             request.transport.abort()
@@ -89,6 +93,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     thread = threading.Thread(target=server.loop.run_forever)
     thread.start()
     yield server
+    server.loop.call_soon_threadsafe(server.end.set)
     server.loop.call_soon_threadsafe(server.loop.stop)
     thread.join()
     server.loop.run_until_complete(runner.cleanup())
@@ -101,6 +106,15 @@ def test_every_line_is_shown_once_though_the_connection_breaks_behind_each(log: 
     assert "".join(shown) == "".join(LINES)
     assert log.connections == len(LINES) + 1
     assert exit_status_of(job) == 5
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_that_falls_silent_is_opened_again(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SILENCE_S", 0.2)
+    log.falls_silent = True
+    shown: list[str] = []
+    assert follow(connect(log.address), JOB, shown.append).exit_status == 5
+    assert "".join(shown) == "".join(LINES)
 
 
 def test_a_cluster_that_stays_away_is_told_from_a_job_that_failed(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
