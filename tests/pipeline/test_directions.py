@@ -186,7 +186,7 @@ def trl_training(front: FinishedRun, folder: Path) -> Path:
     command, start = [sys.executable, "-m", "tests.pipeline.trl_dpo"], artefact(front, "start_model")
     done = subprocess.run(
         [*command, start, folder / "pairs.jsonl", folder / "model", json.dumps(settings)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=alone(),
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -195,6 +195,13 @@ def trl_training(front: FinishedRun, folder: Path) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "model"
+
+
+def alone() -> dict[str, str]:
+    """This environment without what process groups of other tests have left there: TRL would wait for their ranks."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in ranks}
+    return kept | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 
 def opened(folder: Path) -> PreTrainedModel:
