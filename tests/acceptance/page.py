@@ -41,7 +41,7 @@ def _lines(content: dict[str, Any]) -> Iterator[str]:
     yield "| | what is measured | worst | cases | bound | test |\n| --- | --- | --- | --- | --- | --- |\n"
     found = measurements(content)
     for criterion, statement in CRITERIA.items():
-        yield f"| **{criterion}** | **{statement}** | | | | |\n"
+        yield f"| **{criterion}** | **{_cell(statement)}** | | | | |\n"
         for measured in (m for m in found if m.criterion == criterion):
             yield _row(measured)
 
@@ -49,7 +49,12 @@ def _lines(content: dict[str, Any]) -> Iterator[str]:
 def _row(measured: Measurement) -> str:
     bound = f"≤ {measured.at_most:g}" if measured.at_most is not None else f"≥ {measured.at_least:g}"
     test = measured.test.removeprefix("tests/")
-    return f"| | {measured.quantity} | {measured.value:.3g} | {measured.cases} | {bound} | `{test}` |\n"
+    return f"| | {_cell(measured.quantity)} | {measured.value:.3g} | {measured.cases} | {bound} | `{test}` |\n"
+
+
+def _cell(text: str) -> str:
+    """Absolute values and divergences have bars, which would end a cell."""
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
