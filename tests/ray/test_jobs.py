@@ -210,18 +210,22 @@ def test_a_job_at_work_is_not_doubled_may_be_left_alone_and_is_stopped(
     assert "error[MS-313]" in again.stderr
     assert f"{job} is RUNNING" in again.stderr
 
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "modpo", "logs", "long", "--follow"],
+    # As on a terminal: where tests run in the background, what they start ignores the signal.
+    with subprocess.Popen(
+        ["env", "--default-signal=INT", sys.executable, "-m", "modpo", "logs", "long", "--follow"],
         cwd=REPOSITORY,
         env=head.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert follower.stdout is not None
-    assert any(line == "at work\n" for line in follower.stdout)
-    follower.send_signal(signal.SIGINT)
-    _, said = follower.communicate(timeout=PATIENCE_S)
+    ) as follower:
+        try:
+            assert follower.stdout is not None
+            assert any(line == "at work\n" for line in follower.stdout)
+            follower.send_signal(signal.SIGINT)
+            _, said = follower.communicate(timeout=PATIENCE_S)
+        finally:
+            follower.kill()
     assert follower.returncode == 130, said
     assert f"detached: {job} goes on" in said
 
