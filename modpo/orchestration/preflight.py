@@ -64,7 +64,7 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = (), here: bool = T
     setup: list[Problem] = []
     found: Preflight | None = None
     if config is not None:
-        setup = [*_check_storage(config), *_check_machine(config)] if here else []
+        setup = [*check_storage(config), *_check_machine(config)] if here else []
         if not any(problem.code in MISSING_SOURCE_CODES for problem in problems):
             with tempfile.TemporaryDirectory(prefix="modpo-preflight-") as scratch:
                 resolved = resolve_paths(config, Path(scratch))
@@ -129,7 +129,7 @@ def _warn_of_weights(config: SweepConfig, data: LoadedData) -> Iterator[Problem]
             )
 
 
-def _check_storage(config: SweepConfig) -> Iterator[Problem]:
+def check_storage(config: SweepConfig) -> Iterator[Problem]:
     """Looks for write permission without writing."""
     folder = (Path(config.storage_path) / config.name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modpo.config.tree import SweepConfig
-from modpo.errors import InternalError, Problem
+from modpo.errors import InternalError, Problem, SetupError
 from modpo.ledger import final_dir
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.pipeline import opened, run_pipeline
+from modpo.orchestration.preflight import check_storage
 from modpo.telemetry import quiet_libraries
-from modpo.verification.measure import KL_TOLERANCE, LOG_ERROR_TOLERANCE, Case, Places, measure_points
+from modpo.verification.measure import KL_TOLERANCE, LOG_ERROR_TOLERANCE, Case, measure_points
 from modpo.verification.sweeps import NUM_OBJECTIVES, verification_sweep
 from modpo.verification.world import write_world
 
@@ -25,22 +26,24 @@ def verify(
         watch: makes what is told of a sweep's stages.
 
     Raises:
+        SetupError: the storage path cannot be written.
         TrialError: a point could not be trained.
         ConflictError: the storage path holds something else under the names of these sweeps.
     """
     # Unlike other commands, this one loads models in its own process.
     quiet_libraries()
     world = storage_path.absolute() / "verify-world"
+    configs = [verification_sweep(k, world=world, storage_path=storage_path.absolute()) for k in num_objectives]
+    if problems := {problem for config in configs for problem in check_storage(config)}:
+        raise SetupError(problems)
     write_world(world)
     cases: list[Case] = []
-    for number in num_objectives:
-        config = verification_sweep(number, world=world, storage_path=storage_path.absolute())
+    for config in configs:
         watcher = watch(config)
         run_pipeline(config, watcher)
         with opened(config, watcher) as (state, _):
-            places = Places(start_model=Path(state.inputs.start_model), prepared=Path(state.inputs.prepared))
             finals = [(trial, final_dir(state.run_dir, trial)) for trial in state.plan.points]
-        cases += measure_points(state.config, places, finals)
+        cases += measure_points(state.config, state.inputs, finals)
     return cases
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import Module
 
-from modpo.config.spec import TrialSpec
+from modpo.config.spec import StageInputs, TrialSpec
 from modpo.config.tree import SweepConfig
 from modpo.core.exact import compare_with_exact
 from modpo.data.prepared import read_held_out
@@ -53,19 +53,12 @@ class Case:
         return {**asdict(self), "tolerance": tolerance, "passed": self.passed}
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a sweep over this world left what is measured."""
-
-    start_model: Path
-    prepared: Path
-
-
-def measure_points(config: SweepConfig, places: Places, finals: Sequence[tuple[TrialSpec, Path]]) -> list[Case]:
+def measure_points(config: SweepConfig, inputs: StageInputs, finals: Sequence[tuple[TrialSpec, Path]]) -> list[Case]:
     """Reads each point's final weights back and compares it with the optimum."""
-    encoder = Encoder(load_tokenizer(str(places.prepared / "tokenizer")), config.data)
-    meals = trained_meals(places.prepared)
-    base = load_model(config.model, path=str(places.start_model))
+    prepared = Path(inputs.prepared)
+    encoder = Encoder(load_tokenizer(str(prepared / "tokenizer")), config.data)
+    meals = trained_meals(prepared)
+    base = load_model(config.model, path=inputs.start_model)
     reference = dish_logps(base, encoder, meals)
     cases = []
     for trial, final in finals:

@@ -115,3 +115,12 @@ def test_a_good_file_passes_and_leaves_nothing(demo_world: Path, tmp_path: Path)
     done = shell.modpo("validate", config)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
+
+
+def test_a_storage_path_that_cannot_be_written_starts_no_verification(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = Shell(tmp_path).modpo("verify", "--storage-path", "file")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert done.stderr.count("error[MS-402]: the storage path cannot be written") == 1
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
