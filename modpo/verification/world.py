@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
 
-from modpo.artifacts import is_complete, writing
+from modpo.artifacts import is_complete, write_json_lines, writing
 from modpo.data.demo.model import write_model
 from modpo.verification.table import DISHES, MEALS, OBJECTIVES, SEED, WORTH_OF_NO_DISH, no_dishes, servings, worths
 
@@ -25,9 +24,9 @@ def write_world(folder: Path) -> None:
     if is_complete(folder):
         return
     with writing(folder, {"stage": "verification world", "version": WORLD_VERSION}) as aside:
-        _write_rows(aside / "texts.jsonl", texts())
+        write_json_lines(aside / "texts.jsonl", texts())
         for objective in OBJECTIVES:
-            _write_rows(aside / f"{objective}.jsonl", pairs(objective))
+            write_json_lines(aside / f"{objective}.jsonl", pairs(objective))
         write_model(
             aside / "model",
             texts=[*MEALS, *DISHES],
@@ -58,7 +57,3 @@ def comparisons(meal: str) -> Iterator[tuple[str, str]]:
     """Every two dishes, and each dish with something that is none."""
     yield from itertools.combinations(DISHES, 2)
     yield from zip(DISHES, no_dishes(meal), strict=True)
-
-
-def _write_rows(path: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modpo.artifacts import writing
+from modpo.artifacts import write_json_lines, writing
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.demo.language import prompts, sample_answer, sample_slip
 from modpo.data.demo.model import write_model
@@ -26,9 +25,9 @@ def write_world(folder: Path, *, seed: int) -> None:
     generator = random.Random(seed)
     with writing(folder, {"stage": "world", "version": WORLD_VERSION, "seed": seed}) as aside:
         corpus = [(prompt, sample_answer(prompt, generator)) for prompt in _drawn_prompts(CORPUS_SIZE, generator)]
-        _write_rows(aside / "corpus.jsonl", [{"prompt": p, "response": r} for p, r in corpus])
+        write_json_lines(aside / "corpus.jsonl", [{"prompt": p, "response": r} for p, r in corpus])
         for name, reward in (("vivid", vivid), ("brief", brief)):
-            _write_rows(aside / f"{name}.jsonl", sampled_pairs(reward, PAIRS_PER_OBJECTIVE, generator))
+            write_json_lines(aside / f"{name}.jsonl", sampled_pairs(reward, PAIRS_PER_OBJECTIVE, generator))
         write_model(aside / "model", texts=[f"{prompt} {response}" for prompt, response in corpus], seed=seed)
 
 
@@ -56,7 +55,3 @@ def _other_response(prompt: str, generator: random.Random) -> str:
 
 def _drawn_prompts(count: int, generator: random.Random) -> list[str]:
     return [generator.choice(prompts()) for _ in range(count)]
-
-
-def _write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
