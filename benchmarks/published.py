@@ -14,6 +14,7 @@ BEGIN, END = "<!-- python -m benchmarks.published -->\n", "<!-- end of what it w
 TITLES = {
     "step": "One step: what others take over what ours takes",
     "sweep": "A whole sweep of N points and E epochs: what the reference takes over what ours takes",
+    "scale": "A sweep as it grows: what the small takes for its share over the large, and other ways over ours",
 }
 
 
@@ -44,6 +45,15 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         yield "\n**Where one of our steps spends its time** (h=512, uniform lengths)\n\n"
         cells = ((row["group"], row["share"], row["costliest"]) for row in profile)
         yield from _table(("", "share", "the costliest operations"), cells)
+    if schedule := results.get("scale", {}).get("schedule"):
+        yield from _schedule(schedule)
+
+
+def _schedule(schedule: Mapping[str, Any]) -> Iterator[str]:
+    scenario, rows = schedule["scenario"], schedule["rows"]
+    yield f"\n**{scenario['trials']:,} trials on {scenario['nodes']} nodes that are lost and replaced, simulated**\n\n"
+    header = tuple(name.replace("_", " ") for name in rows[0])
+    yield from _table(header, (tuple(c if isinstance(c, str) else f"{c:,}" for c in row.values()) for row in rows))
 
 
 def _ratios(found: Mapping[str, Any]) -> Iterator[tuple[str, Ratio]]:
@@ -52,7 +62,7 @@ def _ratios(found: Mapping[str, Any]) -> Iterator[tuple[str, Ratio]]:
 
 def _circumstances(found: Mapping[str, Any]) -> str:
     """Cores, and of each part the commit and how many processes wanted them: one of each, or from one to another."""
-    parts = found["measured"].values()
+    parts = list(found.get("measured", {}).values()) or [_in_one_piece(found)]
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(part["commit"] for part in parts))
     loads = sorted(part["load_average"] for part in parts)
     machine = found["machine"]
@@ -60,6 +70,11 @@ def _circumstances(found: Mapping[str, Any]) -> str:
         f"{machine['system']}, {machine['cores']} cores, load average {loads[0]} to {loads[-1]}, commit {commits}, "
         f"{max(part['at'] for part in parts)[:10]}"
     )
+
+
+def _in_one_piece(found: Mapping[str, Any]) -> dict[str, Any]:
+    machine = found["machine"]
+    return {"commit": found["commit"], "at": found["measured_at"], "load_average": machine["load_average"]}
 
 
 def _ratio_cells(name: str, ratio: Ratio) -> tuple[str, ...]:
