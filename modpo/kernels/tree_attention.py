@@ -1,7 +1,8 @@
 """Attention of packed trees, put into a model through transformers' attention interface without touching its code.
 
 Every tree is attended by itself: prompt and first response as one causal block, each further response against the
-prompt and itself. Nothing grows with the square of the row.
+prompt and itself. Nothing grows with the square of the row. On a GPU in half precision all of them go in one call of
+flash attention, see `varlen`; where that is not to be had, in a call each.
 
 Several policies that share a model attend the same trees side by side, each in a row of its own.
 
@@ -11,6 +12,7 @@ Shapes: T tokens in the row, P policies, H heads, G key-value heads, D head size
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
@@ -22,6 +24,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig
 
 from modpo.core.trees import TreeBatch, TreeLayout, TreeSpan
+from modpo.kernels.varlen import attend_segments, can_attend
+
+logger = logging.getLogger(__name__)
 
 TREE_ATTENTION = "modpo_tree"
 LAYOUT_KEYWORD = "modpo_layout"
@@ -32,6 +37,10 @@ REFUSED_OPTIONS = ("softcap", "s_aux", "sinks", "position_bias", "indices", "blo
 # Up to this many tokens a tree of two responses is attended in one batch with the others. On a CPU a whole step of
 # trees of 22 tokens is 1.7 times as fast so, of 60 tokens 1.3 times, of 240 tokens as fast as with a call for each.
 SMALL_TREE = 128
+
+# Between two routes in bfloat16, of outputs and gradients about 1 in size: a hundredth is rounding, a third a fault.
+VARLEN_TOLERANCE = 0.1
+TRIED_LAYOUT = TreeLayout((TreeSpan(0, 5, (3, 7)), TreeSpan(15, 2, (4,)), TreeSpan(21, 1, (1, 2, 3))))
 
 Attend = Callable[..., Tensor]
 Rows = tuple[Tensor, Tensor, Tensor]
@@ -130,9 +139,55 @@ def attend_trees(
     layout = _layout_of(options)
     _check_plain(module, attention_mask, options, longest=layout.longest)
     _check_rows(query, key, layout)
-    attend = partial(scaled_dot_product_attention, dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"))
+    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
+    if can_attend(query, key, value, dropout=dropout) and _varlen_agrees(
+        query.device, query.dtype, (query.shape[1], key.shape[1], query.shape[3])
+    ):
+        return attend_segments(query, key, value, layout, scale=scale), None
+    attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     by_tree = _attend_small if _are_small(layout) else _attend_large
     return by_tree(attend, (query, key, value), layout), None
+
+
+@lru_cache(maxsize=8)
+def _varlen_agrees(device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int]) -> bool:
+    """Whether variable-length attention has a kernel for this device, and gives what a call for each segment gives.
+
+    Tried once a process on a few random tokens, outputs and gradients; not relied on where it fails.
+    """
+    try:
+        gap = varlen_gap(device, dtype, sizes)
+    except (RuntimeError, NotImplementedError) as error:
+        logger.warning("no variable-length attention on %s, each tree is attended by itself: %s", device, error)
+        return False
+    if not gap <= VARLEN_TOLERANCE:
+        logger.warning("variable-length attention on %s is off by %.2g: each tree is attended by itself", device, gap)
+        return False
+    return True
+
+
+def varlen_gap(
+    device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int], attend: Attend | None = None
+) -> float:
+    """Largest difference between all segments in one call and a call for each, in outputs and gradients.
+
+    Args:
+        sizes: heads, key-value heads and head size.
+        attend: what stands in for torch's own kernel.
+    """
+    num_heads, num_groups, size = sizes
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, heads, TRIED_LAYOUT.num_tokens, size) for heads in (num_heads, num_groups, num_groups)]
+    with torch.enable_grad():
+        rows = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
+        query, key, value = rows
+        outputs = (
+            attend_segments(query, key, value, TRIED_LAYOUT, scale=None, attend=attend),
+            _attend_large(scaled_dot_product_attention, (query, key, value), TRIED_LAYOUT),
+        )
+        weights = torch.randn(outputs[0].shape, generator=generator).to(device, dtype)
+        found, expected = ((output, *torch.autograd.grad((output * weights).sum(), rows)) for output in outputs)
+        return max(float((one - other).detach().abs().max()) for one, other in zip(found, expected, strict=True))
 
 
 def _are_small(layout: TreeLayout) -> bool:
