@@ -40,13 +40,34 @@ def folder_digest(folder: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically: a reader sees the old text or the new, never a part."""
+    with _json_aside(path, value) as aside:
+        aside.replace(path)
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Writes a JSON file only where there is none: of any number of processes at once, exactly one gets True."""
+    with _json_aside(path, value) as aside:
+        try:
+            # A link is made by one call that fails where the name is taken, on NFS as well; a rename would replace.
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        return True
+
+
+@contextmanager
+def _json_aside(path: Path, value: Any) -> Iterator[Path]:
+    """A JSON file beside `path`, synced, under a name that nobody reads; gone at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:

@@ -7,6 +7,8 @@ import math
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from modpo.artifacts import (
     MANIFEST,
     check_coverage,
     commit_directory,
+    create_json,
     digest_of,
     file_sha256,
     folder_digest,
@@ -189,6 +192,27 @@ class TestJson:
             with pytest.raises((ValueError, TypeError)):
                 write_json(path, value)
         assert json.loads(path.read_text()) == {"step": 1}
+        assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
+
+    def test_a_file_that_is_there_is_not_created_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "deep" / "f.json"
+        assert create_json(path, {"holder": 1})
+        assert not create_json(path, {"holder": 2})
+        assert read_json(path) == {"holder": 1}
+        assert [p.name for p in path.parent.iterdir()] == ["f.json"]
+
+    def test_of_many_at_once_exactly_one_creates_it(self, tmp_path: Path) -> None:
+        for race in range(20):
+            path, start = tmp_path / f"{race}.json", threading.Barrier(8)
+
+            def create(number: int, path: Path = path, start: threading.Barrier = start) -> bool:
+                start.wait()
+                return create_json(path, number)
+
+            with ThreadPoolExecutor(8) as pool:
+                won = list(pool.map(create, range(8)))
+            assert won.count(True) == 1
+            assert read_json(path) == won.index(True)
 
 
 def test_coverage_names_the_first_missing_rows() -> None:
