@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,31 @@ def folder_digest(folder: Path) -> str:
     return digest_of([[str(path.relative_to(folder)), file_sha256(path)] for path in files])
 
 
+_guards: dict[Path, Callable[[], None]] = {}
+
+
+@contextmanager
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """For the length of a block this process keeps nothing below a folder unless `check` returns: it raises."""
+    before = dict(_guards)
+    _guards[folder] = check
+    try:
+        yield
+    finally:
+        _guards.clear()
+        _guards.update(before)
+
+
+def ask_guards(path: Path) -> None:
+    """Raises where something below a guarded folder may not be written any more."""
+    for folder, check in list(_guards.items()):
+        if path.is_relative_to(folder):
+            check()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically: a reader sees the old text or the new, never a part."""
+    ask_guards(path)
     with _json_aside(path, value) as aside:
         aside.replace(path)
 
@@ -51,7 +74,8 @@ def create_json(path: Path, value: Any) -> bool:
             # A link is made by one call that fails where the name is taken, on NFS as well; a rename would replace.
             os.link(aside, path)
         except FileExistsError:
-            return False
+            # A server that did it and whose answer was lost is asked again, and finds our own link.
+            return aside.stat().st_nlink > 1
         return True
 
 
@@ -105,6 +129,7 @@ def writing(folder: Path, description: Mapping[str, Any]) -> Iterator[Path]:
         folder: where the artefact will stand.
         description: what it is and what it was made from; stored in the manifest.
     """
+    ask_guards(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     aside.mkdir()
@@ -123,6 +148,7 @@ def commit_directory(aside: Path, folder: Path, description: Mapping[str, Any]) 
         _sync(path)
     write_json(aside / MANIFEST, {"files": files, **description})
     _sync(aside)
+    ask_guards(folder)
     try:
         aside.rename(folder)
     except OSError:

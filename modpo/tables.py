@@ -11,6 +11,7 @@ from rich.table import Table
 
 from modpo.config.together import alone_because
 from modpo.config.tree import SweepConfig
+from modpo.lease import standing
 from modpo.ledger import read_point
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _together(config: SweepConfig) -> str:
 
 
 def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """One row a point of the present sweep, straight from the ledger."""
+    """Who works on a run, and one row a point of the present sweep, straight from the ledger."""
+    console.print(standing(run_dir), highlight=False, markup=False, soft_wrap=True)
     table = _table("trial", "status", "step", "attempts", "device s", "evaluation s", "MFU", "error")
     for trial_id in manifest["trials"]:
         record = read_point(run_dir, trial_id)

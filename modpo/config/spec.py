@@ -71,6 +71,7 @@ class Work(Frozen):
         work_id: unique in the run; the same id is the same work, wherever and however often it starts.
         kind: `sft`, `reward_model` and `vertex` train; `point` trains where that is not done yet, then measures;
             `label`, `reference` and `rewards` work on one shard; `start` measures the start model.
+        epoch: of the lease that the driver has on the run; 0 without one.
         output: folder (or point directory) that the work fills.
         measurement: digest of everything that a point is measured with.
         shard: (index, count) of an annotation or labelling.
@@ -80,6 +81,7 @@ class Work(Frozen):
     work_id: str
     kind: WorkKind
     run_dir: str
+    epoch: int = 0
     config: SweepConfig
     inputs: StageInputs
     output: str

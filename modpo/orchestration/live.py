@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from modpo.errors import Problem
+from modpo.errors import ConflictError, Problem
 
 REFRESH_S = 1.0
 
@@ -21,6 +23,12 @@ Snapshot = Callable[[], list[dict[str, Any]]]
 
 class Watcher:
     """Told of every stage, and shown the desk while work goes on. This one keeps silent: Python callers use it."""
+
+    def waiting(self, line: str) -> None:
+        """Another driver may be at work on the run."""
+
+    def taken_over(self, error: ConflictError) -> None:
+        """Another driver has the run now; called from a thread. Whatever is written next raises the same error."""
 
     def stage(self, name: str, *, skipped: bool) -> None:
         """A stage begins, or has nothing to do."""
@@ -43,6 +51,16 @@ class ConsoleWatcher(Watcher):
         self._started = time.monotonic()
         self._states: dict[str, str] = {}
         self._first_steps: dict[str, tuple[int, float]] = {}
+
+    def waiting(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def taken_over(self, error: ConflictError) -> None:
+        """Ends the process there and then: Ray's own files of the run are not asked for a lease."""
+        sys.stdout.flush()
+        sys.stderr.write(f"{error.render()}\n")
+        sys.stderr.flush()
+        os._exit(error.exit_status)
 
     def stage(self, name: str, *, skipped: bool) -> None:
         self._stage = name

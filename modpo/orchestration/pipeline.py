@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from modpo.artifacts import digest_of, is_complete, read_json, stage_path, write_json
+from modpo.artifacts import ask_guards, digest_of, is_complete, read_json, stage_path, write_json
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
 from modpo.errors import ConflictError, InputError, Problem, TrialError
+from modpo.lease import held
 from modpo.ledger import final_dir, read_point
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
@@ -65,7 +65,7 @@ def run_pipeline(config: SweepConfig, watcher: Watcher, read: LoadedData | None 
 
     Raises:
         InputError: of the data; before anything is started.
-        ConflictError: the run's folder holds another config, or another process runs it.
+        ConflictError: the run's folder holds another config, or another driver works on it, or took it over meanwhile.
         SetupError: the cluster lacks what the config asks for.
         TrialError: trials failed; all others are finished and the report is written.
     """
@@ -104,13 +104,13 @@ def opened(
 ) -> Iterator[tuple[RunState, LoadedData]]:
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
     run_dir = run_path(config)
-    with hold(run_dir, config):
+    with hold(run_dir, config, watcher) as epoch:
         resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
         _write_manifest(run_dir, config, plan)
         with Session(resolved, run_dir, num_trials=len(plan.trials)) as session, watcher.watching(session.snapshot):
-            yield RunState(resolved, run_dir, plan, session), data
+            yield RunState(resolved, run_dir, plan, session, epoch), data
 
 
 def run_path(config: SweepConfig) -> Path:
@@ -118,27 +118,17 @@ def run_path(config: SweepConfig) -> Path:
 
 
 @contextmanager
-def hold(run_dir: Path, config: SweepConfig) -> Iterator[None]:
-    """Keeps other processes and other configs out of a run's folder.
+def hold(run_dir: Path, config: SweepConfig, watcher: Watcher) -> Iterator[int]:
+    """Keeps other drivers and other configs out of a run's folder; yields the epoch of the lease.
 
     Raises:
-        ConflictError: another process holds it, or it belongs to another config.
+        ConflictError: another driver holds it, or takes it over meanwhile, or it belongs to another config.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(
-                Problem(
-                    code="MS-311",
-                    what="another process works on this run",
-                    where=str(run_dir),
-                    remedy="wait for it, watch it with `modpo status`, or choose another name",
-                )
-            ) from error
+    # Whoever would be refused takes no run from anybody.
+    refuse_other_config(run_dir, config)
+    with held(run_dir, waiting=watcher.waiting, lost=watcher.taken_over) as epoch:
         refuse_other_config(run_dir, config)
-        yield
+        yield epoch
 
 
 def refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
@@ -223,6 +213,7 @@ def _run_vertices(state: RunState) -> None:
 
 def run_stage(stage: Stage, state: RunState, watcher: Watcher) -> None:
     """Does a stage where that is needed, and adds what it takes to stages.json whether or not it comes to its end."""
+    ask_guards(state.run_dir)
     started, device_seconds = time.monotonic(), state.session.device_seconds()
     skipped = stage.is_done()
     watcher.stage(stage.name, skipped=skipped)

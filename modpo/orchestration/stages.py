@@ -21,12 +21,17 @@ from modpo.orchestration.session import Session
 
 @dataclass(frozen=True)
 class RunState:
-    """What every stage works on: the resolved config, the run's folder, the plan, and the hold on the cluster."""
+    """What every stage works on: the resolved config, the run's folder, the plan, and the hold on the cluster.
+
+    Attributes:
+        epoch: of the lease on the run; 0 where nobody else can have it.
+    """
 
     config: SweepConfig
     run_dir: Path
     plan: SweepPlan
     session: Session
+    epoch: int = 0
 
     @property
     def inputs(self) -> StageInputs:
@@ -54,6 +59,7 @@ class RunState:
             work_id=work_id,
             kind=kind,
             run_dir=str(self.run_dir),
+            epoch=self.epoch,
             config=self.config,
             inputs=self.inputs,
             output=self.inputs.start_model,

@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 
 from modpo.config.spec import TrialSpec, Work
+from modpo.lease import fenced
 from modpo.ledger import is_finished, is_trained, read_point, update_point
 from modpo.orchestration.slots import SlotSettings, perform
 
@@ -31,6 +32,11 @@ def run_trial(config: dict[str, Any], *, groups: Mapping[str, Sequence[Work]], s
     trial = TrialSpec.model_validate(config["trial"])
     together = groups[trial.trial_id]
     work = next(work for work in together if work.trial == trial)
+    with fenced(Path(work.run_dir), work.epoch):
+        _run(work, together, settings)
+
+
+def _run(work: Work, together: Sequence[Work], settings: SlotSettings) -> None:
     described = describe(work)
     if _is_done(work):
         tune.report({**described, **point_row(work)})

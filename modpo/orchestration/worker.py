@@ -17,10 +17,11 @@ from modpo.annotate import annotate_shard
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
-from modpo.errors import ModpoError, root_cause
+from modpo.errors import ConflictError, ModpoError, root_cause
 from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
 from modpo.evaluation.evaluate import evaluate_point, evaluate_start
 from modpo.label import label_shard
+from modpo.lease import fenced
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
@@ -51,7 +52,8 @@ def work_until_closed(config: dict[str, Any]) -> None:
         if leased == CLOSED:
             return
         if isinstance(leased, list):
-            _perform_all(leased, config["slot"], desk, rank)
+            with fenced(Path(leased[0].run_dir), leased[0].epoch):
+                _perform_all(leased, config["slot"], desk, rank)
 
 
 def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None:
@@ -83,6 +85,13 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
     """One piece of work from start to its last report; an error is the piece's own and never the slot's."""
     try:
         result = _WORK[work.kind](work, _reporter(work, desk, rank), rank)
+    except ConflictError as error:
+        # Another driver has the run: its slots need the room of ours, which may not hear of it themselves.
+        logger.error("%s ends: %s", work.work_id, root_cause(error))
+        ray.get(desk.fail.remote(work.work_id, root_cause(error), error.exit_status))
+        ray.get(desk.close.remote())
+        if dist.get_world_size() > 1:
+            raise
     except Exception as error:  # whatever it is, it becomes this point's root cause
         cause = root_cause(error)
         logger.error("%s failed: %s\n%s", work.work_id, cause, traceback.format_exc())

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modpo.artifacts import commit_directory, is_valid, read_json, write_json
+from modpo.artifacts import ask_guards, commit_directory, is_valid, read_json, write_json
 from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Checkpoints:
         """Writes a checkpoint; all ranks must call it. Returns its folder."""
         folder = self.root / f"step_{state.step:06d}"
         aside = self.root / f".step_{state.step:06d}.aside"
+        # Before the same step of whoever has the run by now is touched.
+        ask_guards(folder)
         if self.rank == 0:
             # Left over from a process that died while writing: never committed, so nobody's.
             shutil.rmtree(aside, ignore_errors=True)
