@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from modpo.artifacts import digest_of
 from modpo.errors import ConflictError, InputError, Problem, SetupError, closest, shown
 from modpo.orchestration.job_environment import JobRequest
 from modpo.orchestration.jobs_api import answering, last_line
@@ -19,6 +20,7 @@ RUN_KEY = "modpo_run"
 RUN_PATH_KEY = "modpo_run_path"
 
 NO_AGENT = "No available agent to submit job"
+TAKEN = re.compile(r"Job with submission_id \S+ already exists")
 AGENT_PATIENCE_S = 60.0
 """A node's agent takes so long to start."""
 FIRST_PAUSE_S = 1.0
@@ -38,7 +40,7 @@ class Job:
     """A job of modpo as the cluster knows it.
 
     Attributes:
-        job_id: Ray's submission id: the run's name and a part that is its own.
+        job_id: Ray's submission id: the run's name, a digest of its folder, and which of its jobs it is.
         status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         exit_status: of the job's own process; None where it has none (yet).
         message: what Ray says about it.
@@ -63,35 +65,65 @@ def submit(
 ) -> str:
     """Hands a job to the cluster and returns its id; what it does is left to the cluster.
 
+    Of several at once exactly one wins: all come to the same id, and Ray takes an id once.
+
     Raises:
         ConflictError: a job of the same run is there and not over.
         SetupError: the cluster does not take it.
     """
-    for job in list_jobs(client):
-        if job.run_path == request.run_path and not job.is_over:
+    deadline, asked = time.monotonic() + patience_s, ""
+    while True:
+        job_id = _free_job_id(client, request)
+        try:
+            with answering(client.get_address()):
+                _submit_when_there_is_an_agent(client, request, job_id, deadline=deadline, pause_s=pause_s)
+        except SetupError as error:
+            # Another one was faster: its job is in the way like any, unless it is over already.
+            if not TAKEN.search(str(error.__cause__)) or job_id == asked:
+                raise
+            asked = job_id
+        else:
+            return job_id
+
+
+def _free_job_id(client: Any, request: JobRequest) -> str:
+    """The id that the next job of a run gets.
+
+    Raises:
+        ConflictError: a job of the run is not over.
+    """
+    jobs = [job for job in list_jobs(client) if job.run_path == request.run_path]
+    for job in jobs:
+        if not job.is_over:
             raise ConflictError(_same_run(job))
-    job_id = new_job_id(request.run)
-    deadline = time.monotonic() + patience_s
-    with answering(client.get_address()):
-        while True:
-            try:
-                client.submit_job(
-                    entrypoint=request.entrypoint,
-                    submission_id=job_id,
-                    runtime_env=request.runtime_env,
-                    metadata={RUN_KEY: request.run, RUN_PATH_KEY: request.run_path},
-                )
-                return job_id
-            except RuntimeError as error:
-                if NO_AGENT not in str(error) or time.monotonic() + pause_s > deadline:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    return next_job_id(request.run, request.run_path, [job.job_id for job in jobs])
 
 
-def new_job_id(run: str) -> str:
-    """Readable, and never one that the cluster knows already."""
-    return f"{run}-{uuid.uuid4().hex[:8]}"
+def next_job_id(run: str, run_path: str, earlier: Collection[str]) -> str:
+    """Readable, the same for everybody who asks about the same jobs, and another one than theirs."""
+    stem = f"{run}-{digest_of(run_path)[:8]}-"
+    numbers = [job_id.removeprefix(stem) for job_id in earlier if job_id.startswith(stem)]
+    return f"{stem}{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
+
+
+def _submit_when_there_is_an_agent(
+    client: Any, request: JobRequest, job_id: str, *, deadline: float, pause_s: float
+) -> None:
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=request.entrypoint,
+                submission_id=job_id,
+                runtime_env=request.runtime_env,
+                metadata={RUN_KEY: request.run, RUN_PATH_KEY: request.run_path},
+            )
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() + pause_s > deadline:
+                raise
+        else:
+            return
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def list_jobs(client: Any) -> list[Job]:

@@ -23,10 +23,12 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.reliability.submissions import winners_of_submissions
 from modpo.config import load_config
 from modpo.orchestration.job_environment import JobRequest
 from modpo.orchestration.jobs import submit
 from modpo.orchestration.jobs_api import connect
+from modpo.orchestration.live import Watcher
 from modpo.orchestration.pipeline import hold
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import small_sweep
@@ -173,16 +175,16 @@ def test_a_submitted_sweep_ends_with_its_report_and_no_secret_of_the_shell_went_
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
-def test_the_lock_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
+def test_the_lease_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
     head: Head, demo_world: Path, tmp_path: Path
 ) -> None:
     """Another process than a job works on the run: only the job can find out."""
     sweep = written(demo_world, tmp_path, "held")
-    with hold(sweep.run, load_config(sweep.file)):
+    with hold(sweep.run, load_config(sweep.file), Watcher()):
         left = head.modpo("submit", *sweep.arguments, "--no-wait")
         assert (left.returncode, left.stderr) == (0, ""), "Ray's client says nothing of its own"
         job = left.stdout.strip()
-        assert re.fullmatch(r"held-[0-9a-f]{8}", job)
+        assert re.fullmatch(r"held-[0-9a-f]{8}-1", job)
         done = head.modpo("logs", job, "--follow")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "error[MS-311]" in done.stdout
@@ -258,3 +260,14 @@ def test_the_jobs_api_is_closed_to_strangers(head: Head) -> None:
         urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=10)
     assert refused.value.code == 401
     refused.value.close()
+
+
+@pytest.mark.slow
+def test_of_ten_submissions_at_once_exactly_one_wins_and_the_next_time_again(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, head.environment[name])
+    assert winners_of_submissions(head.address, str(tmp_path / "raced"), rounds=3, racers=10) == [1, 1, 1]
+    raced = sorted(job["submission_id"] for job in json.loads(head.api_jobs()) if "raced-" in job["submission_id"])
+    assert [job_id.rpartition("-")[2] for job_id in raced] == ["1", "2", "3"]
