@@ -40,6 +40,7 @@ from modpo.rewards.meaning import JudgedPairs, meaning_of
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.scoring import ResponseModel, completion_logps, grown, row_budget
+from modpo.watch import kept
 
 # What a lost worker loses at most: seconds on a GPU with a model of some billions of weights.
 PART_COMPLETIONS = 4096
@@ -75,6 +76,7 @@ def annotate_shard(work: Work, *, rank: int, world_size: int, device: torch.devi
         rows = {"key": [_key(c) for c in part], **score(part)}
         with writing(parts / f"part-{digest_of(rows['key'])}", {"kind": work.kind, "shard": [index, count]}) as aside:
             pyarrow.parquet.write_table(pyarrow.table(rows), aside / "part.parquet")
+        kept()
     return len(missing)
 
 

@@ -31,6 +31,7 @@ class PointRecord(Frozen):
         evaluation_device_seconds: those of them that went into evaluations, and into early stopping's looks.
         training: tokens, operations and time of the steps that led to the trained weights, each step once.
         error: one-line root cause of a failed point.
+        exit_status: what a run ends with because of it (docs/errors.md).
         final: folder of the trained adapter or model, relative to the run.
         evaluation: folder of the newest evaluation, relative to the run.
         result: the evaluation's summary, as documented in docs/summary.md.
@@ -46,6 +47,7 @@ class PointRecord(Frozen):
     training: StepTotals = UNKNOWN_TOTALS
     updated_at: float = 0.0
     error: str = ""
+    exit_status: int = 0
     final: str = ""
     evaluation: str = ""
     result: dict[str, Any] | None = None

@@ -37,6 +37,7 @@ from modpo.models import (
     sequence_logps,
     to_device,
 )
+from modpo.watch import each
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def completion_logps(
     tokens as `batch_size` sequences have.
     """
     logps = np.empty(len(prompts))
-    for batch, places in _rows(prompts, responses, batch_size, is_packed=model.is_packed):
+    for batch, places in each(_rows(prompts, responses, batch_size, is_packed=model.is_packed)):
         _spread(logps, model(batch.to(_device_of(model))), places)
     return logps
 
@@ -153,7 +154,7 @@ def completion_kl(
         reference = policy if model is trained.policy else ResponseModel(model, longest=longest)
     is_packed = policy.is_packed and reference.is_packed
     k1, exact, logps = (np.empty(len(prompts)) for _ in range(3))
-    for batch, places in _rows(prompts, responses, batch_size, is_packed=is_packed):
+    for batch, places in each(_rows(prompts, responses, batch_size, is_packed=is_packed)):
         row = batch.to(_device_of(policy))
         kl = _packed_kl if is_packed else _padded_kl
         for values, sums in zip((k1, exact, logps), kl(policy, reference, trained.reference, row), strict=True):

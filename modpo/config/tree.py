@@ -144,7 +144,8 @@ class ResourcesConfig(Frozen):
     """Points that one slot trains at once, as adapters on one model, where points outnumber slots: at most so many;
     `auto` where that is faster, 1 never."""
     max_failures: NonNegativeInt = 3
-    """How often a trial may lose its workers before it counts as failed."""
+    """How often in a row a trial may lose its workers, with nothing new on storage in between, before it has failed;
+    nodes that were taken back do not count."""
 
 
 class EvaluationConfig(Frozen):

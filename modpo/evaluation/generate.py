@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from modpo.models import Tokens
+from modpo.watch import each
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def sample_responses(
     try:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            for start in range(0, len(order), batch_size):
+            for start in each(range(0, len(order), batch_size)):
                 rows = order[start : start + batch_size]
                 input_ids, attention_mask = _left_padded([prompts[row] for row in rows], tokenizer.pad_token_id)
                 output = model.generate(

@@ -1,8 +1,8 @@
 """The desk: one actor that hands work to slots and relays what they report to whoever waits for it.
 
 A slot is a long-lived group of workers. It leases one piece of work at a time, or points that it trains together; when
-it loses a worker and comes back, it is given the same again. The desk keeps no results: those are in the ledger and in
-artefacts on storage.
+it loses a worker and comes back, it is given the same again, for as long as `failures` has it so. The desk keeps no
+results: those are in the ledger and in artefacts on storage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modpo.config.spec import Work
+from modpo.errors import TrialError, root_cause
+from modpo.orchestration.failures import WORKERS_DIED, Failure, given_up, pause_s
+from modpo.orchestration.shortages import out_of_memory
 
 CLOSED = "closed"
 WAIT = "wait"
@@ -31,6 +34,7 @@ class Piece:
     """A piece of work at the desk, and every event about it in order.
 
     Attributes:
+        losses: how often they were lost since something of it was last new on storage.
         leased_at: when a slot took it, None while none has it.
         device_seconds: how long slots have had it, times their workers.
     """
@@ -38,7 +42,7 @@ class Piece:
     work: Work
     state: State = "queued"
     slot: str = ""
-    attempts: int = 0
+    losses: int = 0
     leased_at: float | None = None
     device_seconds: float = 0.0
     events: list[Event] = field(default_factory=list)
@@ -65,7 +69,7 @@ class Desk:
 
     Args:
         max_slots: how many slots may be open at once.
-        max_failures: how often a piece may lose its workers before it has failed.
+        max_failures: how often in a row a piece may lose its workers before it has failed.
         clock: in seconds.
     """
 
@@ -78,6 +82,8 @@ class Desk:
         self._useful_slots: set[str] = set()
         # Whose workers may leave for a reason that is no loss of what they hold.
         self._excused: set[str] = set()
+        # Why those of a slot were lost, until they have come back or are gone for good.
+        self._causes: dict[str, Failure] = {}
         self._num_opened = self._num_barren = 0
         self._closed = False
         self._changed = asyncio.Condition()
@@ -120,20 +126,19 @@ class Desk:
         pieces = [self._pieces[work_id] for work_id in self._queue.popleft()]
         for piece in pieces:
             piece.taken(slot, self._clock())
-            self._count_attempt(piece)
         return [piece.work for piece in pieces]
 
     async def part(self, slot: str) -> None:
         """What a slot holds cannot be done together: it keeps the first piece, and the others are queued one by one.
 
-        What happened to them together is not held against any: each has all its attempts, the first is at its first.
+        What happened to them together is not held against any: each has all its tries.
         """
         held = self._held_by(slot)
         for piece in held[:1]:
-            piece.attempts = 1
+            piece.losses = 0
         for piece in reversed(held[1:]):
             piece.left("queued", self._clock())
-            piece.slot, piece.attempts = "", 0
+            piece.slot, piece.losses = "", 0
             self._queue.appendleft([piece.work.work_id])
         self._excused.add(slot)
         await self._notify()
@@ -141,6 +146,11 @@ class Desk:
     async def report(self, work_id: str, event: Event) -> None:
         """Progress of a leased piece."""
         await self._record(work_id, {"kind": "progress", **event})
+
+    async def kept(self, slot: str) -> None:
+        """What a slot holds has left something new on storage: what was lost before that is made good."""
+        for piece in self._held_by(slot):
+            piece.losses = 0
 
     async def finish(self, work_id: str, result: dict[str, Any]) -> None:
         self._pieces[work_id].left("finished", self._clock())
@@ -154,28 +164,23 @@ class Desk:
         self._excused.add(piece.slot)
         await self._record(work_id, {"kind": "failed", "error": error, "exit_status": exit_status})
 
+    async def workers_lost(self, slot: str, failure: Failure) -> None:
+        """Why a slot lost its workers, as Ray says; they come back, or the slot is lost too."""
+        self._causes[slot] = failure
+
     async def slot_lost(self, slot: str, error: str) -> None:
-        """A slot is gone for good: its piece goes back to the queue, or fails when its attempts are used up."""
+        """A slot is gone for good: its work goes back to the queue, or fails when it was lost too often."""
         if slot not in self._slots:
             return
         self._slots.discard(slot)
         if slot not in self._useful_slots:
             await self._count_barren(error)
-        lost = self._held_by(slot)
-        if self._is_too_much(lost):
-            await self.part(slot)
-            lost, attempts = lost[:1], 0
-        else:
-            attempts = lost[0].attempts if lost else 0
+        lost = await self._held_after_loss(slot, Failure("infrastructure", error))
         for piece in lost:
-            piece.slot, piece.attempts = "", attempts
-            if attempts > self._max_failures:
-                await self.fail(piece.work.work_id, error, 5)
-            else:
-                piece.left("queued", self._clock())
-        if again := [piece.work.work_id for piece in lost if piece.state == "queued"]:
-            self._queue.appendleft(again)
-        self._excused.discard(slot)
+            piece.left("queued", self._clock())
+            piece.slot = ""
+        if lost:
+            self._queue.appendleft([piece.work.work_id for piece in lost])
         await self._notify()
 
     async def events(self, work_id: str, after: int, timeout_s: float) -> list[Event]:
@@ -200,7 +205,7 @@ class Desk:
                 "trial": piece.work.trial.model_dump() if piece.work.trial else None,
                 "state": piece.state,
                 "slot": piece.slot,
-                "attempts": piece.attempts,
+                "losses": piece.losses,
                 "device_seconds": piece.spent(self._clock()),
                 "last": next((e for e in reversed(piece.events) if e["kind"] == "progress"), None),
             }
@@ -223,32 +228,45 @@ class Desk:
 
     async def _again(self, slot: str) -> list[Work]:
         """What a slot whose workers have come back goes on with: all that it held, or the first of it."""
-        held, is_excused = self._held_by(slot), slot in self._excused
-        self._excused.discard(slot)
-        if is_excused:
-            return [piece.work for piece in held]
-        if self._is_too_much(held):
-            await self.part(slot)
-            self._excused.discard(slot)
-            return [held[0].work]
-        for piece in held:
-            self._count_attempt(piece)
-        await self._notify()
+        held = await self._held_after_loss(slot, WORKERS_DIED)
+        await asyncio.sleep(pause_s(max((piece.losses for piece in held), default=0)))
         return [piece.work for piece in held if not piece.is_over]
 
-    def _is_too_much(self, held: list[Piece]) -> bool:
+    async def _held_after_loss(self, slot: str, otherwise: Failure) -> list[Piece]:
+        """What a slot goes on with once the loss of its workers is counted.
+
+        Args:
+            otherwise: why they were lost, where Ray did not say.
+        """
+        held, failure = self._held_by(slot), self._causes.pop(slot, otherwise)
+        if slot not in self._excused:
+            if self._is_too_much(held, failure):
+                await self.part(slot)
+            else:
+                for piece in held:
+                    await self._lose(piece, failure)
+        self._excused.discard(slot)
+        return self._held_by(slot)
+
+    async def _lose(self, piece: Piece, failure: Failure) -> None:
+        """Counts a loss against a piece, and fails it where another try is not worth it."""
+        if failure.kind == "preemption":
+            return
+        piece.losses += 1
+        if failure.kind == "memory":
+            problem = out_of_memory(piece.work, failure.rank, failure.cause)
+            await self.fail(piece.work.work_id, root_cause(TrialError(problem)), 5)
+        elif piece.losses > self._max_failures:
+            await self.fail(piece.work.work_id, given_up(failure, piece.losses), failure.exit_status)
+
+    def _is_too_much(self, held: list[Piece], failure: Failure) -> bool:
         """Whether a slot has lost its workers so often over these together that each is to be tried by itself."""
-        return len(held) > 1 and held[0].attempts >= min(GROUP_ATTEMPTS, self._max_failures + 1)
+        if len(held) < 2 or failure.kind == "preemption":
+            return False
+        return failure.kind == "memory" or held[0].losses + 1 >= min(GROUP_ATTEMPTS, self._max_failures + 1)
 
     def _held_by(self, slot: str) -> list[Piece]:
         return [piece for piece in self._pieces.values() if piece.slot == slot and piece.state == "leased"]
-
-    def _count_attempt(self, piece: Piece) -> None:
-        piece.attempts += 1
-        if piece.attempts > self._max_failures + 1:
-            piece.left("failed", self._clock())
-            reason = f"lost its workers {self._max_failures + 1} times; see the logs of {piece.slot}"
-            piece.events.append({"kind": "failed", "error": reason, "exit_status": 5})
 
     async def _record(self, work_id: str, event: Event) -> None:
         self._pieces[work_id].events.append(event)

@@ -64,7 +64,7 @@ class _ShareOfTime:
         self._attempts = before.attempts if before else 0
 
     def begin(self) -> None:
-        update_point(self._run_dir, self._trial, status="running", error="", attempts=self._attempts + 1)
+        update_point(self._run_dir, self._trial, status="running", error="", exit_status=0, attempts=self._attempts + 1)
 
     def record(self, progress: Progress) -> None:
         where = {"step": progress.step, "num_steps": progress.num_steps, "training": progress.totals}

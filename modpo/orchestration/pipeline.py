@@ -16,13 +16,14 @@ from modpo.artifacts import ask_guards, digest_of, is_complete, read_json, stage
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
-from modpo.errors import ConflictError, InputError, Problem, TrialError
+from modpo.errors import ConflictError, InputError, Problem, SetupError, TrialError
 from modpo.lease import held
 from modpo.ledger import final_dir, read_point
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.plan import FREE_SECTIONS, SweepPlan, identity_digest, plan_sweep
-from modpo.orchestration.session import Session
+from modpo.orchestration.session import Session, work_error
+from modpo.orchestration.shortages import space_in_words
 from modpo.orchestration.stages import (
     RunState,
     annotation_is_done,
@@ -104,7 +105,7 @@ def opened(
 ) -> Iterator[tuple[RunState, LoadedData]]:
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
     run_dir = run_path(config)
-    with hold(run_dir, config, watcher) as epoch:
+    with space_in_words(run_dir), hold(run_dir, config, watcher) as epoch:
         resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
@@ -286,9 +287,9 @@ def read_stages(run_dir: Path) -> Timings:
     return stages
 
 
-def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError:
+def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError | SetupError:
     records = {trial_id: read_point(run_dir, trial_id) for trial_id in trial_ids}
-    return TrialError(
+    problems = [
         Problem(
             code="MS-503",
             what=f"trial {trial_id} failed",
@@ -297,7 +298,9 @@ def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError:
             remedy="mend the cause and run the same command again: everything finished is kept",
         )
         for trial_id, record in records.items()
-    )
+    ]
+    statuses = [record.exit_status if record else TrialError.exit_status for record in records.values()]
+    return work_error(problems, statuses)
 
 
 def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None:

@@ -16,12 +16,17 @@ import ray
 
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
-from modpo.errors import Problem, TrialError
+from modpo.errors import Problem, SetupError, TrialError
 from modpo.orchestration.cluster import connected, node_shapes, start_desk
 from modpo.orchestration.resources import check_workers, plan_resources
 from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform
 
 logger = logging.getLogger(__name__)
+
+
+def work_error(problems: Sequence[Problem], exit_statuses: Sequence[int]) -> TrialError | SetupError:
+    """The error of a run whose work failed, where a machine short of something is told from work that is at fault."""
+    return SetupError(problems) if set(exit_statuses) == {SetupError.exit_status} else TrialError(problems)
 
 
 class Session:
@@ -76,6 +81,7 @@ class Session:
 
         Raises:
             TrialError: with the root cause of every piece that failed.
+            SetupError: the same, where each failed for want of something on its machine.
         """
         settings = self.settings
         pool = ThreadPoolExecutor(max_workers=max(1, len(works)))
@@ -84,15 +90,10 @@ class Session:
         finally:
             # After an interrupt nobody waits for the others: they end when the session disconnects.
             pool.shutdown(wait=False, cancel_futures=True)
-        problems = [
-            Problem(
-                code="MS-502", what=f"{work.work_id} failed", got=end["error"], remedy="mend the cause and run again"
-            )
-            for work, end in zip(works, ends, strict=True)
-            if end["kind"] == "failed"
-        ]
-        if problems:
-            raise TrialError(problems)
+        failed = [(work, end) for work, end in zip(works, ends, strict=True) if end["kind"] == "failed"]
+        if failed:
+            problems = [_failed(work, end["error"]) for work, end in failed]
+            raise work_error(problems, [end["exit_status"] for _, end in failed])
 
     def device_seconds(self) -> float:
         """What work that is no point's has taken so far; the ledger has the time of points.
@@ -110,3 +111,7 @@ class Session:
         except ray.exceptions.RayError:
             return []
         return pieces
+
+
+def _failed(work: Work, error: str) -> Problem:
+    return Problem(code="MS-502", what=f"{work.work_id} failed", got=error, remedy="mend the cause and run again")

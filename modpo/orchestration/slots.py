@@ -70,6 +70,8 @@ class Slot:
         import ray.train
         from ray.train.torch import TorchTrainer
 
+        from modpo.orchestration.lost_workers import LostWorkers
+
         resources = self._settings.resources
         trainer = TorchTrainer(
             _train_loop,
@@ -84,6 +86,7 @@ class Slot:
                 name=f"{self._settings.desk}-{self._name}",
                 storage_path=self._settings.storage_path,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_SLOT_RESTARTS),
+                callbacks=[LostWorkers(self._settings.desk, self._name)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
@@ -169,8 +172,11 @@ def _report_dead_slots(desk: Any, settings: SlotSettings) -> None:
         actor = _find(name, settings)
         try:
             if actor is not None:
-                ray.get(actor.ping.remote())
+                ray.get(actor.ping.remote(), timeout=POLL_S)
                 continue
+        except ray.exceptions.GetTimeoutError:
+            # It waits for a place, or is slow: Ray knows when an actor is dead.
+            continue
         except ray.exceptions.RayActorError:
             pass
         ray.get(desk.slot_lost.remote(name, "the slot's driver died"))

@@ -43,7 +43,7 @@ def _run(work: Work, together: Sequence[Work], settings: SlotSettings) -> None:
         return
     for event in perform(work, settings, together):
         if event["kind"] == "failed":
-            _record_failure(work, event["error"])
+            _record_failure(work, event["error"], event["exit_status"])
             raise PointFailedError(event["error"])
         if event["kind"] == "finished":
             tune.report({**described, **point_row(work)})
@@ -51,12 +51,12 @@ def _run(work: Work, together: Sequence[Work], settings: SlotSettings) -> None:
             tune.report({**described, **event, "status": "training"})
 
 
-def _record_failure(work: Work, error: str) -> None:
+def _record_failure(work: Work, error: str, exit_status: int) -> None:
     """A point that lost its workers too often had nobody left to say so."""
     assert work.trial is not None
     record = read_point(Path(work.run_dir), work.trial.trial_id)
     if record is None or record.status != "failed":
-        update_point(Path(work.run_dir), work.trial, status="failed", error=error)
+        update_point(Path(work.run_dir), work.trial, status="failed", error=error, exit_status=exit_status)
 
 
 def _is_done(work: Work) -> bool:

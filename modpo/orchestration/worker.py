@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from modpo.annotate import annotate_shard
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
-from modpo.errors import ConflictError, ModpoError, root_cause
+from modpo.errors import ConflictError, ModpoError, SetupError, TrialError, root_cause
 from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
 from modpo.evaluation.evaluate import evaluate_point, evaluate_start
 from modpo.label import label_shard
@@ -25,7 +27,10 @@ from modpo.lease import fenced
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
+from modpo.orchestration.failures import Failure, failure_of, is_out_of_memory, is_out_of_space
 from modpo.orchestration.group import train_group
+from modpo.orchestration.pulse import Pulse
+from modpo.orchestration.shortages import out_of_memory, out_of_space, peak_memory
 from modpo.orchestration.stopwatch import Stopwatch
 from modpo.telemetry import MetricsFile, quiet_libraries
 from modpo.training.loop import Hook, Progress
@@ -33,8 +38,11 @@ from modpo.training.point import train_point
 from modpo.training.process_group import barrier, from_rank_zero
 from modpo.training.reward_model import train_reward_model
 from modpo.training.sft import train_sft
+from modpo.watch import watched_by
 
 logger = logging.getLogger(__name__)
+
+GIVE_WAY_S = 5.0
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -47,13 +55,14 @@ def work_until_closed(config: dict[str, Any]) -> None:
     """
     quiet_libraries()
     rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
-    while True:
-        leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
-        if leased == CLOSED:
-            return
-        if isinstance(leased, list):
-            with fenced(Path(leased[0].run_dir), leased[0].epoch):
-                _perform_all(leased, config["slot"], desk, rank)
+    with watched_by(Pulse(desk, config["slot"])):
+        while True:
+            leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
+            if leased == CLOSED:
+                return
+            if isinstance(leased, list):
+                with fenced(Path(leased[0].run_dir), leased[0].epoch):
+                    _perform_all(leased, config["slot"], desk, rank)
 
 
 def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None:
@@ -66,7 +75,10 @@ def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None
     if len(works) > 1:
         try:
             together = train_group(works, hooks_of, rank=rank, world_size=world_size)
-        except Exception:
+        except Exception as error:
+            if failure_of(error).is_retried:
+                _give_way()
+                raise
             logger.exception("%d points are trained one after another", len(works))
             together = False
             if world_size > 1:
@@ -93,11 +105,13 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
         if dist.get_world_size() > 1:
             raise
     except Exception as error:  # whatever it is, it becomes this point's root cause
-        cause = root_cause(error)
-        logger.error("%s failed: %s\n%s", work.work_id, cause, traceback.format_exc())
-        if work.trial is not None:
-            update_point(Path(work.run_dir), work.trial, status="failed", error=cause)
-        ray.get(desk.fail.remote(work.work_id, cause, error.exit_status if isinstance(error, ModpoError) else 5))
+        failure = failure_of(_in_words(error, work, rank))
+        logger.error("%s stopped, %s: %s\n%s", work.work_id, failure.kind, failure.cause, traceback.format_exc())
+        if failure.is_retried:
+            _give_way()
+            raise
+        _record_failure(work, failure)
+        ray.get(desk.fail.remote(work.work_id, failure.cause, failure.exit_status))
         if dist.get_world_size() > 1:
             # The other ranks may wait in a collective: only a new group of workers is clean.
             raise
@@ -106,6 +120,29 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
         barrier()
         if rank == 0:
             ray.get(desk.finish.remote(work.work_id, result))
+
+
+def _in_words(error: Exception, work: Work, rank: int) -> Exception:
+    """What ran short, as a user is told of it; any other error as it is."""
+    if is_out_of_memory(error):
+        return TrialError(out_of_memory(work, rank, peak_memory()))
+    if is_out_of_space(error) and not isinstance(error, ModpoError):
+        return SetupError(out_of_space(error, Path(work.run_dir)))
+    return error
+
+
+def _give_way() -> None:
+    """Lets Ray see first who died of a cause of its own: the first error that it sees ends all workers of the slot."""
+    if dist.get_world_size() > 1:
+        time.sleep(GIVE_WAY_S)
+
+
+def _record_failure(work: Work, failure: Failure) -> None:
+    # A disk that is full may have no room for this either: the desk is told in any case.
+    with suppress(OSError):
+        if work.trial is not None:
+            changes = {"status": "failed", "error": failure.cause, "exit_status": failure.exit_status}
+            update_point(Path(work.run_dir), work.trial, **changes)
 
 
 def _reporter(work: Work, desk: Any, rank: int) -> Report:
@@ -136,7 +173,7 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
     trained = from_rank_zero(final.exists())
     if rank == 0:
         attempts = (before.attempts if before else 0) + (not trained)
-        update_point(run_dir, trial, status="running", error="", attempts=attempts)
+        update_point(run_dir, trial, status="running", error="", exit_status=0, attempts=attempts)
     hooks = _hooks(work, report, rank, on_progress)
     if can_stop_early(work):
         looks = early_stopping_hook(work, rank=rank, world_size=devices, device=ray.train.torch.get_device())

@@ -27,6 +27,7 @@ from modpo.errors import InputError, Problem
 from modpo.models import DTYPES, make_sequences, to_device
 from modpo.rewards.base import Completion, finite
 from modpo.rewards.rendering import Rendering, Tokens
+from modpo.watch import each
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Classifier:
         # By tokens too where lengths are equal: then no order of the texts changes what shares a batch.
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), tokens[row]))
         rewards = np.empty(len(tokens))
-        for start in range(0, len(order), settings.batch_size):
+        for start in each(range(0, len(order), settings.batch_size)):
             rows = order[start : start + settings.batch_size]
             rewards[rows] = self.outputs([tokens[row] for row in rows])[:, settings.output].cpu().numpy()
         stored = self.model.config.to_dict()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from modpo.config.rewards import FunctionReward
 from modpo.errors import InputError, Problem
 from modpo.rewards.base import Completion, finite
+from modpo.watch import rest
 
 MAX_MESSAGE_CHARACTERS = 120
 
@@ -44,6 +45,8 @@ class FunctionScorer:
         prompts, responses = [c.prompt for c in batch], [c.response for c in batch]
         first = number * self.reward.batch_size
         where = f"of batch {number} (responses {first} to {first + len(batch) - 1})"
+        # It has a limit of its own, and one call may take much longer than another.
+        rest()
         call = _call_thread().start(lambda: self.function(prompts, responses))
         try:
             values = call.result(self.reward.timeout_seconds)

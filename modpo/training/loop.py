@@ -18,6 +18,7 @@ from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import CheckpointStore, TrainingState
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
 from modpo.training.step import MicroBatch, TrainEngine
+from modpo.watch import Rhythm, kept
 
 Metrics = dict[str, float]
 
@@ -82,6 +83,7 @@ def train(engine: TrainEngine, training: Training) -> int:
     order = SampleOrder(training.num_rows, seed=training.seed)
     step, totals, stopped = resume(engine, training.checkpoints)
     engine.model.train()
+    rhythm = Rhythm()
     while step < num_steps and not stopped:
         rows = order.indices(step * global_batch_size, global_batch_size)
         rate = learning_rate(settings, step=step, num_steps=num_steps)
@@ -98,7 +100,9 @@ def train(engine: TrainEngine, training: Training) -> int:
         metrics |= {"optim/lr": rate, "perf/step_s": seconds, **step_rates(done, seconds=seconds)}
         _refuse_non_finite(metrics, step, rows)
         stopped = _run_hooks(training.hooks, Progress(step, num_steps, metrics, totals, engine.module))
+        rhythm.beat()
         if stopped or step == num_steps or step % settings.save_steps == 0:
+            rhythm.rest()
             save(engine, training.checkpoints, step, totals, stopped=stopped)
     return step
 
@@ -123,6 +127,7 @@ def resume(engine: TrainEngine, checkpoints: CheckpointStore) -> tuple[int, Step
 
 def save(engine: TrainEngine, checkpoints: CheckpointStore, step: int, totals: StepTotals, *, stopped: bool) -> None:
     checkpoints.save(TrainingState(step, engine.parameters(), engine.moments(), stopped, totals))
+    kept()
 
 
 def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> tuple[Metrics, Workload]:

@@ -11,6 +11,7 @@ import pytest
 from modpo.config.spec import StageInputs, Work
 from modpo.config.tree import SweepConfig
 from modpo.orchestration.desk import CLOSED, WAIT, Desk
+from modpo.orchestration.failures import Failure
 
 SHORT_S = 0.05
 
@@ -179,6 +180,115 @@ def test_slots_that_never_get_to_work_end_the_work_with_their_reason(work: Any) 
     run(story())
 
 
+class TestLosses:
+    """What is held against a piece whose workers go away, and what is not."""
+
+    @pytest.fixture(autouse=True)
+    def no_pause(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        asked: list[int] = []
+
+        def pause_s(losses: int) -> float:
+            asked.append(losses)
+            return 0.0
+
+        monkeypatch.setattr("modpo.orchestration.desk.pause_s", pause_s)
+        return asked
+
+    def test_only_losses_with_nothing_new_in_between_add_up(self, work: Any) -> None:
+        """Lost nine times, once after each checkpoint, with one loss allowed: it goes on."""
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=1)
+            await desk.submit(work("a"))
+            await leased_id(desk, "s1")
+            for _ in range(9):
+                await desk.kept("s1")
+                assert await leased_id(desk, "s1") == "a"
+            assert await leased_id(desk, "s1") == WAIT, "the second in a row is one too many"
+
+        run(story())
+
+    def test_nodes_that_were_taken_back_never_count(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0)
+            await desk.submit(work("a"), work("b"))
+            await leased_id(desk, "s1")
+            for _ in range(20):
+                await desk.workers_lost("s1", Failure("preemption", "the node was taken back"))
+                assert await leased_id(desk, "s1") == "a+b"
+
+        run(story())
+
+    def test_a_slot_whose_node_was_taken_back_leaves_its_work_uncharged(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0)
+            await desk.submit(work("a"))
+            for _ in range(20):
+                name = await desk.claim_slot()
+                assert name is not None and await leased_id(desk, name) == "a"
+                await desk.workers_lost(name, Failure("preemption", "the node was taken back"))
+                await desk.slot_lost(name, "its Train run ended")
+
+        run(story())
+
+    def test_what_ran_out_of_memory_is_not_tried_again(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=9)
+            await desk.submit(work("a"))
+            await leased_id(desk, "s1")
+            await desk.workers_lost("s1", Failure("memory", "OutOfMemoryError: 15.2GB / 15.6GB", rank=1))
+            assert await leased_id(desk, "s1") == WAIT
+            (event,) = await desk.events("a", 0, SHORT_S)
+            assert event["exit_status"] == 5
+            assert (
+                "a ran out of memory (MS-505; rank 1; OutOfMemoryError: 15.2GB / 15.6GB; batches of" in event["error"]
+            )
+
+        run(story())
+
+    def test_points_that_ran_out_of_memory_together_are_tried_one_by_one(self, work: Any) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=2, max_failures=9)
+            await desk.submit(work("a"), work("b"))
+            await leased_id(desk, "s1")
+            await desk.workers_lost("s1", Failure("memory", "too much"))
+            assert [await leased_id(desk, slot) for slot in ("s1", "s2")] == ["a", "b"]
+
+        run(story())
+
+    def test_the_last_word_names_class_count_and_cause(self, work: Any, no_pause: list[int]) -> None:
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=3)
+            await desk.submit(work("a"))
+            for number in range(1, 5):
+                await leased_id(desk, "s1")
+                await desk.workers_lost("s1", Failure("infrastructure", f"OSError: fault {number}"))
+            assert await leased_id(desk, "s1") == WAIT
+            (event,) = await desk.events("a", 0, SHORT_S)
+            assert event["error"] == (
+                "infrastructure: lost its workers 4 times with nothing new on storage in between; "
+                "last: OSError: fault 4"
+            )
+
+        run(story())
+        assert no_pause[:4] == [0, 1, 2, 3], "each try waits for as many losses as there were"
+
+    def test_the_loss_of_a_slot_counts_once(self, work: Any) -> None:
+        """Ray tells of the workers first, and then the slot of its end."""
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=1)
+            await desk.submit(work("a"))
+            name = await desk.claim_slot()
+            assert name is not None
+            await leased_id(desk, name)
+            await desk.workers_lost(name, Failure("infrastructure", "a node died"))
+            await desk.slot_lost(name, "WorkerGroupError")
+            assert await leased_id(desk, "s2") == "a"
+
+        run(story())
+
+
 class TestDeviceSeconds:
     """On a clock that is set by hand, with two workers in every slot."""
 
@@ -321,7 +431,7 @@ class TestTogether:
             await leased_id(desk, "s1")
             await desk.fail("a", "no such column", 2)
             assert await leased_id(desk, "s1") == "b+c"
-            assert [piece["attempts"] for piece in await desk.snapshot()] == [1, 1, 1]
+            assert [piece["losses"] for piece in await desk.snapshot()] == [0, 0, 0]
 
         run(story())
 
@@ -361,6 +471,6 @@ class TestTogether:
             await desk.part("s1")
             assert [await leased_id(desk, slot) for slot in ("s2", "s3", "s4")] == ["b", "c", "d"]
             # Being parted is no failure: `b` has lost nothing yet.
-            assert [piece["attempts"] for piece in await desk.snapshot()] == [1, 1, 1, 1]
+            assert [piece["losses"] for piece in await desk.snapshot()] == [0, 0, 0, 0]
 
         run(story())
