@@ -34,6 +34,8 @@ __all__ = ["FREE_SECTIONS", "Inputs", "SweepPlan", "identity_digest", "plan_swee
 # The margin rewards come from the vertices: their seed must not follow the sweep's.
 VERTEX_SEED = 0
 
+LONGEST_MIXTURE = 160
+
 # Sections that may change in a run directory that already exists: they add points or measure again.
 FREE_SECTIONS = ("sweep", "resources", "trackers", "evaluation", "name", "storage_path")
 
@@ -162,6 +164,8 @@ class _Planner:
         units = [objective.unit for objective in self.config.objectives]
         key = digest_of([self.training, rewards if trial.uses_rewards else "", units, trial.model_dump(mode="json")])
         mixture = "-".join(f"{name[:12]}{weight:.3g}" for name, weight in zip(names, trial.weights, strict=True))
+        # Folders are named by it, whose names may not be longer than 255 bytes; the key tells trials apart.
+        mixture = mixture[:LONGEST_MIXTURE]
         return trial.model_copy(update={"trial_id": f"{mixture}_b{trial.beta:g}_s{trial.seed}_{key[:8]}"})
 
 

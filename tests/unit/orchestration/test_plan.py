@@ -50,6 +50,16 @@ def test_a_vertex_with_its_own_beta_is_trained_beside_the_front() -> None:
     assert len(plan.trials) == 6
 
 
+def test_names_of_trials_with_many_objectives_are_still_names_of_folders() -> None:
+    """Names and weights of thirty objectives are 425 characters; a folder's name has at most 255."""
+    objectives = [{"name": f"dimension_of_{n}", "pairs": {"path": f"{n}.jsonl"}} for n in range(30)]
+    vectors = [{f"dimension_of_{n}": 0.75, "dimension_of_29": 0.25} for n in range(29)]
+    plan = plan_sweep(config(objectives=objectives, sweep={"weights": {"list": vectors}}), INPUTS)
+    names = {trial.trial_id for trial in plan.points}
+    assert len(names) == 29
+    assert max(len(name) for name in names) < 200
+
+
 def test_points_are_every_combination_of_weights_betas_and_seeds() -> None:
     plan = plan_sweep(config(sweep={"weights": {"lattice": 1}, "betas": [0.1, 0.2], "seeds": [0, 1]}), INPUTS)
     assert [(t.weights, t.beta, t.seed) for t in plan.points[:3]] == [
