@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from modpo.masking import masked
+
 MAX_SHOWN_PROBLEMS = 20
 MAX_SHOWN_CHARACTERS = 80
 
@@ -43,7 +45,8 @@ class Problem:
         for label, text in (("-->", self.where), ("got:", self.got), ("wanted:", self.wanted), ("help:", self.remedy)):
             if text:
                 lines.append(f"  {label} {text}")
-        return "\n".join(lines)
+        # No text of a user can pose as another line, or move a terminal's cursor.
+        return masked("\n".join(map(escaped, lines)))
 
 
 class ModpoError(Exception):
@@ -99,9 +102,22 @@ class InternalError(ModpoError):
 
 def shown(value: object) -> str:
     """`value` as an error message prints it: control characters escaped, at most 80 characters."""
-    text = repr(value)
-    escaped = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    return escaped if len(escaped) <= MAX_SHOWN_CHARACTERS else escaped[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    return cut(escaped(repr(value)))
+
+
+def escaped(text: str) -> str:
+    """`text` with every character that is not printed as one by its number."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _numbered(c) for c in text)
+
+
+def _numbered(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def cut(text: str) -> str:
+    """`text` as far as an error message shows it."""
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
 
 
 def closest(name: str, known: Sequence[str]) -> str:
@@ -119,4 +135,4 @@ def root_cause(error: BaseException) -> str:
         problem = error.problems[0]
         details = "; ".join(text for text in (problem.where, problem.got, problem.remedy) if text)
         return f"{problem.what} ({problem.code}; {details})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return masked(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])

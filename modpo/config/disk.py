@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,16 @@ def _check_functions(config: SweepConfig) -> Iterator[Problem]:
         named.append(("evaluation.enumerate", config.evaluation.enumerate))
     for where, dotted in named:
         module, _, function = dotted.partition(":")
+        if module.partition(".")[0] in sys.stdlib_module_names:
+            yield Problem(
+                code="MS-137",
+                what="a function of Python's standard library gives no rewards",
+                where=where,
+                got=shown(dotted),
+                wanted="a function of your own: def name(prompts, responses)",
+                remedy="write one in a module of the working directory, and name that",
+            )
+            continue
         source = _module_source(module)
         if source is None:
             yield Problem(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from modpo.config.checks import check_config
 from modpo.config.tree import SweepConfig
-from modpo.errors import InputError, Problem, closest, shown
-
-MAX_CONFIG_BYTES = 1_000_000
+from modpo.config.yaml_file import NotPlainError, parse_yaml, read_yaml
+from modpo.errors import InputError, Problem, closest, cut, shown
+from modpo.masking import secrets_in
 
 # What a faulty required key is replaced by, only so that the rest of the file can be checked in the same pass.
-_STAND_INS: dict[str, Any] = {"name": "unnamed", "model": {"name_or_path": "demo:model"}}
+STAND_IN_MODEL = "unnamed/model"
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "model": {"name_or_path": STAND_IN_MODEL}}
 
 
 def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -42,8 +42,9 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> tuple[Swe
     Raises:
         InputError: the file cannot be read, or is not YAML.
     """
-    raw = _read_yaml(Path(path))
+    raw = read_yaml(Path(path))
     problems = [problem for override in overrides for problem in _apply_override(raw, override)]
+    problems += _secrets_of(raw)
     config, found = _parse(raw)
     problems += found
     checked = check_config(config) if config is not None else []
@@ -74,78 +75,30 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SweepConfig.model_json_schema()}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key given twice instead of keeping the last one; merged keys (`<<`) may be overridden."""
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._checked: set[yaml.MappingNode] = set()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Called before a mapping is constructed or merged: the only time when all its keys are its own."""
-        if node not in self._checked:
-            self._checked.add(node)
-            self._refuse_repeated_keys(node)
-        super().flatten_mapping(node)
-
-    def _refuse_repeated_keys(self, node: yaml.MappingNode) -> None:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            plain = isinstance(key_node, yaml.ScalarNode)
-            key = key_node.value if plain else None
-            if not plain or key in seen:
-                what = f"key {key!r} is given twice" if plain else "a key is not plain text"
-                raise yaml.constructor.ConstructorError(
-                    "while reading a mapping", node.start_mark, what, key_node.start_mark
-                )
-            seen.add(key)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            Problem(
-                code="MS-101",
-                what="the sweep file cannot be read",
-                where=str(path),
-                got=error.strerror or str(error),
-                wanted="a YAML file",
-                remedy="check the path; `ray_jobs/configs/demo.yaml` is a complete example",
-            )
-        ) from error
-    try:
-        if len(data) > MAX_CONFIG_BYTES:
-            raise yaml.YAMLError(f"{len(data)} bytes; a sweep file has at most {MAX_CONFIG_BYTES}")
-        # A SafeLoader subclass: no tag can construct anything but plain values.
-        tree = yaml.load(data.decode("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
-        if not isinstance(tree, dict):
-            raise yaml.YAMLError(f"the top level is {type(tree).__name__}, not a mapping of keys")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            Problem(
-                code="MS-102",
-                what="the sweep file is not valid YAML",
-                where=str(path),
-                got=" ".join(str(error).split()),
-                wanted="UTF-8 YAML with each key once",
-                remedy="mend the named line",
-            )
-        ) from error
-    return tree
+def _secrets_of(raw: dict[str, Any]) -> Iterator[Problem]:
+    """A sweep file is copied into the run's folder, to trackers and to a cluster: no place for a secret."""
+    for path in secrets_in(raw):
+        yield Problem(
+            code="MS-138",
+            what="a secret stands in the sweep file",
+            where=path,
+            got="a value that is not shown",
+            wanted="no secret: libraries find theirs in the environment or in files of the home folder",
+            remedy="remove it, change it where it was made, and set WANDB_API_KEY, HF_TOKEN or the like instead; "
+            "docs/cluster.md#secrets",
+        )
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> Iterable[Problem]:
     """Writes one `a.b=value` into the raw tree; list items go by index, objectives also by name."""
     key, equals, text = override.partition("=")
-    where = f"--set {override}"
+    where = f"--set {cut(override)}"
     if not equals or not key:
         yield _override_problem(where, "an override has the form a.b=value")
         return
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except NotPlainError:
         yield _override_problem(where, "the value is not valid YAML")
         return
     *parents, last = key.split(".")
@@ -187,7 +140,8 @@ def _override_problem(where: str, what: str) -> Problem:
 def _parse(raw: dict[str, Any]) -> tuple[SweepConfig | None, list[Problem]]:
     """The config, or what can be checked of it: faulty optional keys are left out, so that one pass shows all."""
     try:
-        return SweepConfig.model_validate(raw), []
+        config = SweepConfig.model_validate(raw)
+        return config, list(_flags_for_numbers(raw, config.model_dump(), ""))
     except ValidationError as error:
         problems = [_problem(detail, raw) for detail in error.errors(include_url=False)]
         pruned = copy.deepcopy(raw)
@@ -200,6 +154,25 @@ def _parse(raw: dict[str, Any]) -> tuple[SweepConfig | None, list[Problem]]:
             return None, problems
 
 
+def _flags_for_numbers(raw: Any, taken: Any, where: str) -> Iterator[Problem]:
+    """Python, and pydantic with it, takes true for 1: `max_steps: true` would train one step."""
+    if isinstance(raw, dict) and isinstance(taken, dict):
+        for key in raw.keys() & taken.keys():
+            yield from _flags_for_numbers(raw[key], taken[key], f"{where}.{key}".removeprefix("."))
+    elif isinstance(raw, list) and isinstance(taken, list | tuple):
+        for index, (item, found) in enumerate(zip(raw, taken, strict=True)):
+            yield from _flags_for_numbers(item, found, f"{where}.{index}")
+    elif isinstance(raw, bool) and not isinstance(taken, bool):
+        yield Problem(
+            code="MS-113",
+            what="a value is not what this key takes",
+            where=where,
+            got=str(raw).lower(),
+            wanted="a number, not true or false",
+            remedy="correct the value; docs/config.md lists every key",
+        )
+
+
 def _follows_from(problem: Problem, faults: Sequence[Problem]) -> bool:
     """Whether a check may only have seen that a faulty key below its own place was left out."""
     return "." in problem.where and any(fault.where.startswith(f"{problem.where}.") for fault in faults)
@@ -207,12 +180,12 @@ def _follows_from(problem: Problem, faults: Sequence[Problem]) -> bool:
 
 def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> Problem:
     keys = _keys(detail["loc"], raw)
-    path, last = ".".join(str(key) for key in keys), str(keys[-1] if keys else "")
+    path, last = ".".join(cut(str(key)) for key in keys), str(keys[-1] if keys else "")
     if detail["type"] == "extra_forbidden":
         known = _known_keys(keys)
         return Problem(
             code="MS-111",
-            what=f"unknown key {last!r}{closest(last, known)}",
+            what=f"unknown key {shown(last)}{closest(last, known)}",
             where=path,
             wanted=f"one of: {', '.join(known)}",
             remedy="correct or remove the key",
@@ -224,9 +197,23 @@ def _problem(detail: ErrorDetails, raw: dict[str, Any]) -> Problem:
         what="a value is not what this key takes",
         where=path,
         got=shown(detail["input"]),
-        wanted=detail["msg"],
-        remedy="correct the value; docs/config.md lists every key",
+        wanted=_wanted(detail),
+        remedy=_remedy(detail),
     )
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    """pydantic's message without its own words for what it is."""
+    if detail["type"] == "model_type":
+        return "keys with values"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    value = detail["input"]
+    if detail["type"] == "string_type" and isinstance(value, int | float):
+        return "put it in quotes where it is meant as text"
+    return "correct the value; docs/config.md lists every key"
 
 
 def _keys(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str | int]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from modpo.config.frozen import Frozen
+from modpo.config.frozen import Frozen, PathText
 
 
 class OffloadConfig(Frozen):
@@ -25,7 +25,7 @@ class DeepSpeedConfig(Frozen):
     """ZeRO stage."""
     offload: OffloadConfig = OffloadConfig()
     """Offload to host memory."""
-    config_file: str | None = None
+    config_file: PathText | None = None
     """A DeepSpeed JSON file of your own; batch sizes, clipping and precision still come from the sweep file."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from modpo.config.frozen import MODULE_FUNCTION, Frozen
+from modpo.config.frozen import MODULE_FUNCTION, Frozen, PathText
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.sources import ScoredData
 
@@ -16,7 +16,7 @@ class ImplicitReward(Frozen):
 
     type: Literal["implicit"]
     """Names this kind of reward."""
-    adapter: str | None = None
+    adapter: PathText | None = None
     """Folder of an existing LoRA adapter on the start model; the objective's own DPO vertex if left out."""
     adapter_beta: PositiveFloat | None = None
     """The beta that adapter was trained with; needed with `adapter`."""
@@ -53,7 +53,7 @@ class ModelReward(ClassifierSettings):
 
     type: Literal["model"]
     """Names this kind of reward."""
-    name_or_path: str
+    name_or_path: PathText
     """Hugging Face id or local folder."""
     revision: str | None = None
     """Commit or tag on the hub."""
@@ -86,7 +86,7 @@ class TrainedReward(ClassifierSettings, OptimisationConfig):
     """On the objective's pairs, or on the numbers of `data`."""
     data: ScoredData | None = None
     """Responses with their numbers; needed for `regression`."""
-    name_or_path: str | None = None
+    name_or_path: PathText | None = None
     """Model that the reward head is put on; the start model if left out."""
 
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from modpo.config.frozen import Frozen
+from modpo.config.frozen import Frozen, PathText
 
 
 class SourceConfig(Frozen):
     """Rows on disk, in an object store or on the Hugging Face hub."""
 
-    path: str
+    path: PathText
     """A .jsonl, .json, .csv or .parquet file, a folder of such files, `s3://...`, or a hub id such as `org/name`."""
     split: str = "train"
     """Split of a hub data set."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from modpo.config.frozen import MODULE_FUNCTION, Frozen
+from modpo.config.frozen import MODULE_FUNCTION, Frozen, PathText
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.rewards import ImplicitReward
@@ -34,7 +34,7 @@ class LoraConfig(Frozen):
 class ModelConfig(Frozen):
     """The start model: the reference of every trial."""
 
-    name_or_path: str
+    name_or_path: PathText
     """Hugging Face id or local folder; `demo:model` is the self-made demo model."""
     revision: str | None = None
     """Commit or tag on the hub."""
@@ -181,7 +181,7 @@ class SweepConfig(Frozen):
 
     name: Annotated[str, Field(pattern=RUN_NAME)]
     """Name of the run and of its folder."""
-    storage_path: str = "runs"
+    storage_path: PathText = "runs"
     """Folder that holds runs; on a cluster one that all nodes share."""
     seed: NonNegativeInt = 0
     """Splits, sampling and bootstrap."""

@@ -22,15 +22,13 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_pack
 from modpo.config.disk import is_elsewhere
 from modpo.config.tree import SweepConfig
 from modpo.errors import InputError, Problem, shown
+from modpo.masking import PLACE_NAME, SECRET_NAME
 from modpo.orchestration.inputs import named_paths
 from modpo.orchestration.preflight import check_without_files, preflight
 
 logger = logging.getLogger(__name__)
 
-# TOKENIZERS_PARALLELISM is none.
-SECRET_NAME = re.compile(r"TOKEN(?!IZ)|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
-# HF_TOKEN_PATH says where a secret is, not what it is.
-PLACE_NAME = re.compile(r"_(PATH|FILE)$", re.IGNORECASE)
+# How a secret begins: refused even where it is too short to be a real one.
 SECRET_VALUE = re.compile(
     r"^(hf_|gh[opsu]_|github_pat_|glpat-|sk-|xox[abp]-|AKIA|ASIA)|://[^/\s@]*:[^/\s@]*@|-----BEGIN [A-Z ]*PRIVATE"
 )

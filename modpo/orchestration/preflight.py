@@ -12,10 +12,11 @@ from pathlib import Path
 
 from modpo.config import SweepConfig, read_config
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
+from modpo.config.load import STAND_IN_MODEL
 from modpo.config.points import training_sources, weight_vectors
 from modpo.config.quantised import PACKAGE, not_installed
 from modpo.config.rewards import ModelReward, TrainedReward
-from modpo.core.weights import auto_primary
+from modpo.core.weights import WeightVector, auto_primary
 from modpo.data.labels import LabelFacts, label_facts, warn_of_labels
 from modpo.data.loading import LoadedData, read_data
 from modpo.errors import InputError, ModpoError, Problem, SetupError
@@ -31,6 +32,8 @@ ABSENT_CODES = frozenset({"MS-128", "MS-141", "MS-142", "MS-147"})
 
 # Curvature grows with 1 / w_k^2: a hundred times that of plain DPO here.
 SMALL_WEIGHT = 0.1
+# And a million times here: a pair may move the policy by beta / w, and the optimiser no longer in any direction.
+LEAST_WEIGHT = 0.001
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def preflight(path: str | Path, *, overrides: Sequence[str] = (), here: bool = T
                 data, faults = read_data(resolved)
                 problems += faults
                 problems += _check_columns(resolved, data) if not problems else ()
+                problems += _check_weights(resolved, data) if not problems else ()
                 problems += _check_model(resolved)
                 found = _look_closer(config, resolved, data) if not problems else None
     if problems:
@@ -110,23 +114,48 @@ def _look_closer(config: SweepConfig, resolved: SweepConfig, data: LoadedData) -
     return Preflight(config, data, facts, warnings, tuple(sample))
 
 
+def _check_weights(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
+    """Points whose loss would be divided by next to nothing."""
+    for vector, primary in _divisors(config, data):
+        if vector[primary] < LEAST_WEIGHT:
+            yield Problem(
+                code="MS-130",
+                what="the primary objective of a point has next to no weight, and its loss is divided by it",
+                where="sweep.weights",
+                got=f"{_named(config, vector)}: beta / w is {config.training.beta / vector[primary]:.3g} for "
+                f"{config.objective_names[primary]}",
+                wanted=f"at least {LEAST_WEIGHT:g}, or exactly 0 and another objective with pairs",
+                remedy="write 0 for it and leave sweep.primary at auto, or take `loss_type: regression`, which divides "
+                "by nothing",
+            )
+
+
 def _warn_of_weights(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
     """Points whose primary objective has so little weight that training is hard on the optimiser."""
-    if config.training.loss_type == "regression":
-        return
-    names, columns = config.objective_names, column_rewards(data)
-    for vector in weight_vectors(config):
-        primary = auto_primary(vector, training_sources(config, vector, columns))
+    for vector, primary in _divisors(config, data):
         if vector[primary] <= SMALL_WEIGHT:
             yield Problem(
                 code="MS-719",
                 what="the primary objective of a point has little weight, and its loss is divided by it",
-                where=", ".join(f"{name}: {weight:g}" for name, weight in zip(names, vector, strict=True)),
-                got=f"{vector[primary]:g} for {names[primary]}: {vector[primary] ** -2:.0f} times the curvature of DPO",
+                where=_named(config, vector),
+                got=f"{vector[primary]:g} for {config.objective_names[primary]}: "
+                f"{vector[primary] ** -2:.0f} times the curvature of DPO",
                 wanted=f"above {SMALL_WEIGHT:g}",
                 remedy="give pairs to an objective with more weight, lower training.learning_rate, or take "
                 "`loss_type: regression`, which divides by nothing",
             )
+
+
+def _divisors(config: SweepConfig, data: LoadedData) -> Iterator[tuple[WeightVector, int]]:
+    """Each weight vector with the objective by whose weight its loss is divided."""
+    if config.training.loss_type != "regression":
+        columns = column_rewards(data)
+        for vector in weight_vectors(config):
+            yield vector, auto_primary(vector, training_sources(config, vector, columns))
+
+
+def _named(config: SweepConfig, vector: WeightVector) -> str:
+    return ", ".join(f"{name}: {weight:g}" for name, weight in zip(config.objective_names, vector, strict=True))
 
 
 def check_storage(config: SweepConfig) -> Iterator[Problem]:
@@ -167,8 +196,7 @@ def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
                 where="objectives",
                 got="; ".join(f"rows of {name}: {', '.join(sorted(has)) or 'none'}" for name, has in columns.items()),
                 wanted="the columns of every weighted objective in the rows of at least one that can be primary",
-                remedy="add the columns to the data, or leave out "
-                + ", ".join(f"{n}: {w:g}" for n, w in zip(config.objective_names, vector, strict=True)),
+                remedy=f"add the columns to the data, or leave out {_named(config, vector)}",
             )
 
 
@@ -179,7 +207,7 @@ def _check_model(config: SweepConfig) -> Iterator[Problem]:
     from modpo.rewards.classifier import ClassifierSource, check_classifier
 
     name = config.model.name_or_path
-    if not name.startswith(DEMO_PREFIX) and _is_there(name):
+    if name != STAND_IN_MODEL and not name.startswith(DEMO_PREFIX) and _is_there(name):
         yield from _problems_of(partial(check_loadable, config.model, longest=config.longest_sequence))
     for objective in config.objectives:
         reward = objective.reward

@@ -238,8 +238,8 @@ class TestYaml:
         text = "name: small\ntraining: {beta: 1}\nmodel: {name_or_path: 'demo:model'}\ntraining: {beta: 2}\n"
         problem = only(refused(tmp_path, text))
         assert problem.code == "MS-102"
-        assert "key 'training' is given twice" in problem.got
-        assert "line 4, column 1" in problem.got
+        assert problem.where == f"{tmp_path / 'sweep.yaml'}:4"
+        assert problem.got == "key 'training' is given twice"
 
     def test_a_nested_key_given_twice_is_refused(self, tmp_path: Path) -> None:
         assert "key 'beta' is given twice" in only(refused(tmp_path, with_text(training="{beta: 1, beta: 2}"))).got
@@ -274,7 +274,8 @@ class TestYaml:
     )
     def test_what_is_no_mapping_of_plain_values(self, tmp_path: Path, text: str, reason: str) -> None:
         problem = only(refused(tmp_path, text))
-        assert (problem.code, problem.where) == ("MS-102", str(tmp_path / "sweep.yaml"))
+        assert problem.code == "MS-102"
+        assert problem.where.partition(":")[0] == str(tmp_path / "sweep.yaml")
         assert reason in problem.got
 
     def test_bytes_that_are_not_utf8(self, tmp_path: Path) -> None:
