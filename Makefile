@@ -12,7 +12,7 @@ QUICK_RESULTS := benchmarks/results/quick
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest test-all test-gpu check format exactness bench bench-quick
+.PHONY: help demo test test-rest test-all test-gpu check format exactness reliability bench bench-quick
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test-gpu: $(INSTALLED) ## the tests that need a GPU; each says why where it is s
 exactness: $(INSTALLED) ## measure every acceptance criterion and write docs/exactness.md
 	$(BIN)/python -m pytest --acceptance tests/acceptance/measured.json
 	$(BIN)/python -m tests.acceptance.page
+
+reliability: $(INSTALLED) ## kills, corruptions and races against their bars, in at most an hour; writes docs/reliability.md
+	@$(BIN)/python -W ignore -m benchmarks.reliability; status=$$?; $(BIN)/python -m benchmarks.reliability.page; exit $$status
 
 check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .

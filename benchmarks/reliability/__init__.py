@@ -1,0 +1,1 @@
+"""How a sweep stands faults, measured on real runs: `make reliability`, and docs/reliability.md for what it means."""

@@ -1,0 +1,84 @@
+"""The scoreboard: every figure with its bar, printed as one table and written as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measuring import RESULTS, commit, machine, write_results
+from benchmarks.reliability.figures import MEASURES, Figure, Measured, Options, bar
+
+KILLS = 60
+SEED = 6
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints one table and writes the results; returns 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
+    parser.add_argument("--only", choices=list(MEASURES), action="append", help="this part alone; may be given again")
+    parser.add_argument("--kills", type=int, default=KILLS, help="how many processes are killed")
+    parser.add_argument("--seed", type=int, default=SEED, help="fixes which, and when")
+    parser.add_argument("--results", type=Path, default=RESULTS / "reliability.json", help="where figures are written")
+    parser.add_argument("--keep", type=Path, help="an empty folder for all runs, which are otherwise deleted")
+    given = parser.parse_args(arguments)
+    console = Console()
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="modpo-reliability-"))
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        seconds = int(time.monotonic() - started)
+        console.print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", highlight=False, markup=False)
+
+    try:
+        measured = {}
+        for name in given.only or MEASURES:
+            say(name)
+            measured[name] = measure(name, Options(given.kills, given.seed, folder / name, say))
+    finally:
+        if given.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    results = as_results(measured, kills=given.kills, seed=given.seed, seconds=time.monotonic() - started)
+    write_results(given.results, results)
+    console.print(table(results))
+    return 0 if all(figure["passed"] for figure in results["figures"].values()) else 1
+
+
+def measure(name: str, options: Options) -> Measured:
+    """One part of the scoreboard."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    found: Measured = import_module(MEASURES[name]).measure(options)
+    return found
+
+
+def as_results(measured: Mapping[str, Measured], *, kills: int, seed: int, seconds: float) -> dict[str, Any]:
+    """What is written: the figures of all parts by name, and where, when and on what they were measured."""
+    figures: dict[str, Figure] = {}
+    for found in measured.values():
+        figures |= found.figures
+    return {
+        "figures": {name: figure.as_dict() for name, figure in figures.items()},
+        "machine": machine(),
+        "commit": commit(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds),
+        "kills": kills,
+        "seed": seed,
+        "rows": {name: found.rows for name, found in measured.items()},
+    }
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    drawn = Table("figure", "value", "bar", "")
+    for name, figure in results["figures"].items():
+        drawn.add_row(name, f"{figure['value']:g}", bar(figure), "met" if figure["passed"] else "MISSED")
+    return drawn
