@@ -162,6 +162,8 @@ def _open_if_needed(desk: Any, settings: SlotSettings, *, ahead: bool = False) -
         num_cpus=driver.get("CPU", 0),
         resources={resource: amount for resource, amount in driver.items() if resource != "CPU"},
         max_concurrency=4,
+        # A Tune trial opens one in place of a lost one, and has no room for it in its own placement group.
+        scheduling_strategy="DEFAULT",
     )
     slot.remote(name, settings)
 
