@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from modpo.errors import Problem, SetupError
+from modpo.orchestration.autoscaler import node_groups
 from modpo.orchestration.desk import Desk
 from modpo.orchestration.machine import LOCAL_DRIVERS
 from modpo.orchestration.resources import DRIVER_RESOURCE, NodeShape
@@ -78,12 +80,10 @@ def connected() -> Iterator[None]:
 
 
 def node_shapes() -> tuple[NodeShape, ...]:
-    """What the live nodes have, or what an autoscaler may add up to where one has published its limits."""
+    """What the live nodes have, or what an autoscaler may add up to where one is at work."""
     live = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
-    autoscaler = ray._private.state.state.get_cluster_config()
-    groups = autoscaler.node_group_configs if autoscaler is not None else ()
-    possible = [(dict(group.resources), max(0, group.max_count)) for group in groups]
-    if sum(count for _, count in possible):
+    possible = [(group.resources, group.max_count) for group in node_groups()]
+    if possible:
         # Nodes of a group come and go with the work; the head is the only one that is surely there beside them.
         live = [(resources, 1) for resources, _ in live if HEAD_RESOURCE in resources]
     return tuple(
@@ -98,7 +98,9 @@ def node_shapes() -> tuple[NodeShape, ...]:
 def start_desk(name: str, *, max_slots: int, max_failures: int) -> Any:
     """Starts the desk's actor, which workers find by its name; it ends with the handle that is returned."""
     actor = ray.remote(num_cpus=0, max_concurrency=1000)(Desk)
-    return actor.options(name=name, namespace=NAMESPACE).remote(max_slots, max_failures)
+    # Ray puts an actor that takes no resources on any node, also on one that may be taken away at any time.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return actor.options(name=name, namespace=NAMESPACE, scheduling_strategy=here).remote(max_slots, max_failures)
 
 
 @contextmanager

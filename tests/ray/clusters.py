@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -60,7 +61,7 @@ class LocalCluster:
         self.folder = folder
         self._gcs_port, self._dashboard_port = free_port(), free_port()
         self._nodes: dict[str, _Node] = {}
-        self._num_started = 0
+        self._started: list[str] = []
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -116,6 +117,16 @@ class LocalCluster:
         )
         self.wait_until(self._is_up, "the head's Jobs API never came up")
 
+    def start_head_as_shipped(self, line: str) -> None:
+        """Starts the head by the shell line of a cluster file; its ports and folder are this cluster's own."""
+        own = ["--block", *self._own_options(HEAD), f"--ray-client-server-port={free_port()}"]
+        line = line.replace("--port=6379", f"--port={self._gcs_port}").replace("8265", str(self._dashboard_port))
+        line = line.replace("ray start", f"exec ray start {shlex.join(own)}")
+        # The line itself says that a token is asked for.
+        environment = {name: value for name, value in self._node_environment.items() if name != "RAY_AUTH_MODE"}
+        self._launch(HEAD, ["bash", "-c", line], environment)
+        self.wait_until(self._is_up, "the head's Jobs API never came up")
+
     def add_node(
         self,
         name: str,
@@ -128,7 +139,7 @@ class LocalCluster:
         """Starts a node; several start side by side where only the last one is waited for."""
         more = [f"--labels={','.join(f'{key}={value}' for key, value in labels.items())}"] if labels else []
         # Each has an address of its own: by it Ray finds the node that a driver belongs to, and Train the ranks' hosts.
-        ip = f"127.0.0.{self._num_started + 1}"
+        ip = f"127.0.0.{len(self._started) + 1}"
         self._start_node(
             name, f"--address={self.address}", *more, ip=ip, cpus=cpus, resources=resources or {}, settings={}
         )
@@ -156,10 +167,14 @@ class LocalCluster:
             f"--deadline-remaining-seconds={deadline_s}",
         ).check_returncode()
 
-    def alive(self) -> dict[str, dict[str, Any]]:
-        """The nodes that the cluster believes to be alive, by name: what Ray's state API says of each."""
+    def nodes(self) -> list[dict[str, Any]]:
+        """What Ray's state API says of each node that the cluster believes to be alive."""
         found = self.get("/api/v0/nodes?detail=1&limit=1000")["data"]["result"]["result"]
-        return {node["node_name"]: node for node in found if node["state"] == "ALIVE"}
+        return [node for node in found if node["state"] == "ALIVE"]
+
+    def alive(self) -> dict[str, dict[str, Any]]:
+        """The same by the nodes' names."""
+        return {node["node_name"]: node for node in self.nodes()}
 
     def wait_for_nodes(self, *names: str) -> None:
         self.wait_until(lambda: set(names) <= set(self.alive()), f"{names} never joined the cluster")
@@ -170,9 +185,9 @@ class LocalCluster:
             assert time.monotonic() < deadline, failure
             time.sleep(POLL_S)
 
-    def pids(self, node: str, title: str) -> list[int]:
-        """Processes of a node whose command line begins so, such as `ray::RayTrainWorker`."""
-        return [pid for pid in self._nodes[node].pids() if command_line(pid).startswith(title)]
+    def pids(self, node: str, words: str) -> list[int]:
+        """Processes of a node that have this in their command line, such as `ray::RayTrainWorker`."""
+        return [pid for pid in self._nodes[node].pids() if words in command_line(pid)]
 
     def get(self, path: str) -> Any:
         """What the dashboard tells whoever has the token."""
@@ -182,22 +197,22 @@ class LocalCluster:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
-    def start(self, *command: str | Path, cwd: Path = REPOSITORY, **more: str) -> subprocess.Popen[str]:
+    def start(self, *command: str | Path, **more: str) -> subprocess.Popen[str]:
         """A command in the background that reaches the cluster; its output is one stream. The caller ends it."""
         return subprocess.Popen(
             [str(part) for part in command],
-            cwd=cwd,
+            cwd=REPOSITORY,
             env={**self.environment, **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *command: str | Path, cwd: Path = REPOSITORY, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         """A command that reaches the cluster, to its end."""
         return subprocess.run(
             [str(part) for part in command],
-            cwd=cwd,
+            cwd=REPOSITORY,
             env={**self.environment, **more},
             capture_output=True,
             text=True,
@@ -226,23 +241,28 @@ class LocalCluster:
         resources: Mapping[str, float],
         settings: Mapping[str, str],
     ) -> None:
-        assert name not in self._nodes, f"{name} is there already"
-        self._num_started += 1
-        mark = f"{name}-{secrets.token_hex(8)}"
-        # Socket paths below this folder may not be longer than 107 bytes.
-        temporary = self.folder / f"{self._num_started}-{name}"
         command = [_tool("ray"), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus:g}", *arguments]
         command += [f"--resources={json.dumps(resources)}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        # Otherwise the agents of all nodes would ask for one port.
-        command += ["--dashboard-agent-listen-port=0", f"--temp-dir={temporary}", f"--node-name={name}"]
+        self._launch(name, [*command, *self._own_options(name)], self._node_environment | dict(settings))
+
+    def _own_options(self, name: str) -> list[str]:
+        # Socket paths below this folder may not be longer than 107 bytes. The agents of all nodes would ask for one
+        # port.
+        folder = self.folder / f"{len(self._started) + 1}-{name}"
+        return ["--dashboard-agent-listen-port=0", f"--temp-dir={folder}", f"--node-name={name}"]
+
+    def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        assert name not in self._nodes, f"{name} is there already"
+        mark = f"{name}-{secrets.token_hex(8)}"
         with (self.folder / f"{name}.log").open("ab") as log:
             starter = subprocess.Popen(
                 command,
-                env={**self._node_environment, **settings, MARK: mark},
+                env={**environment, MARK: mark},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._started.append(name)
         self._nodes[name] = _Node(mark, starter)
 
     def _is_up(self) -> bool:
@@ -257,24 +277,32 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(
-    *arguments: str, cpus: float = 0, settings: Mapping[str, str] | None = None
-) -> Iterator[LocalCluster]:
-    """A cluster with its head alone, for the length of a block.
+def no_cluster(settings: Mapping[str, str] | None = None) -> Iterator[LocalCluster]:
+    """A cluster whose head is still to be started; all of it ends with the block.
 
     Args:
-        arguments: more of the head's `ray start`.
-        cpus: of the head; none, as on the clusters that this project ships.
         settings: more of the environment of all nodes.
     """
     folder = Path(tempfile.mkdtemp(prefix="modpo-"))
     cluster = LocalCluster(folder, settings or {})
     try:
-        cluster.start_head(*arguments, cpus=cpus)
         yield cluster
     finally:
         cluster.end()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def local_cluster(*, cpus: float = 0, settings: Mapping[str, str] | None = None) -> Iterator[LocalCluster]:
+    """A cluster with its head alone, for the length of a block.
+
+    Args:
+        cpus: of the head; none, as on the clusters that this project ships.
+        settings: more of the environment of all nodes.
+    """
+    with no_cluster(settings) as cluster:
+        cluster.start_head(cpus=cpus)
+        yield cluster
 
 
 @dataclass(frozen=True)

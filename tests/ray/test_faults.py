@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
-from safetensors.torch import load_file
 
 from modpo.config import parse_config
 from modpo.orchestration.inputs import load_inputs
@@ -23,49 +21,24 @@ from modpo.orchestration.session import Session
 from modpo.orchestration.stages import RunState
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
-from tests.acceptance.bits import differing
 from tests.acceptance.plugin import Accept
 from tests.deepspeed.trainings import worst_relative
 from tests.deepspeed.whole_sweeps import InProcess
-from tests.pipeline.conftest import small_sweep
-from tests.ray.conftest import StartedRun, record
+from tests.ray.conftest import (
+    SAVE_STEPS,
+    STEPS,
+    StartedRun,
+    before_the_sweep,
+    has_checkpoint,
+    hold_bits,
+    middle,
+    record,
+    vertices,
+)
 
 pytestmark = pytest.mark.ray
 
 Start = Callable[[Path, Path], StartedRun]
-
-STEPS = 240
-SAVE_STEPS = 5
-
-
-@pytest.fixture(scope="module")
-def undisturbed(demo_world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """Two vertices and their middle, long enough to be hit in flight."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    raw = small_sweep(demo_world, "faults")
-    raw["training"] |= {"max_steps": STEPS, "save_steps": SAVE_STEPS, "logging_steps": 1}
-    config = folder / "sweep.yaml"
-    config.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    status, output = StartedRun(folder, config).wait()
-    assert status == 0, output
-    return raw, folder / "runs" / "faults"
-
-
-def middle(run: Path) -> str:
-    return next(path.name for path in (run / "points").iterdir() if path.name.startswith("vivid0.5"))
-
-
-def vertices(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "points").iterdir() if not path.name.startswith("vivid0.5"))
-
-
-def hold_bits(accept: Accept, run: Path, undisturbed: Path, trial_id: str) -> None:
-    """The trained adapter is that of the undisturbed run, in its numbers and in every other byte."""
-    found, expected = (
-        each / "points" / trial_id / "final" / "adapter_model.safetensors" for each in (run, undisturbed)
-    )
-    accept("D5", "numbers that differ in a bit", differing(load_file(found), load_file(expected)), at_most=0)
-    assert found.read_bytes() == expected.read_bytes()
 
 
 def losses(run: Path, trial_id: str) -> list[float]:
@@ -96,23 +69,6 @@ def plain_losses(raw: dict[str, Any], run: Path, place: Path, *, num_steps: int)
         work = state.work("point", trial.trial_id, trial)
         train_point(work.model_copy(update={"run_dir": str(place), "config": whole}), hooks=[Hook(1, record)])
     return found
-
-
-def before_the_sweep(undisturbed: tuple[dict[str, Any], Path], folder: Path) -> tuple[Path, Path, str]:
-    """A copy of the run as it stood when only the middle point was missing: (sweep file, run, its trial id)."""
-    raw, finished = undisturbed
-    run = folder / "runs" / "faults"
-    shutil.copytree(finished, run)
-    trial_id = middle(run)
-    shutil.rmtree(run / "points" / trial_id)
-    config = folder / "sweep.yaml"
-    config.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return config, run, trial_id
-
-
-def has_checkpoint(run: Path, trial_id: str, at_least: int) -> bool:
-    steps = [int(p.parent.name[5:]) for p in (run / "points" / trial_id).glob("checkpoints/step_*/manifest.json")]
-    return bool(steps) and max(steps) >= at_least
 
 
 def test_a_trial_under_ray_has_the_losses_of_a_plain_process(

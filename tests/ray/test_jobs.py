@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -32,112 +27,21 @@ from modpo.orchestration.live import Watcher
 from modpo.orchestration.pipeline import hold
 from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import small_sweep
+from tests.ray.clusters import LocalCluster, local_cluster
 
 pytestmark = pytest.mark.ray
 
-GRACE_S = 5
 PATIENCE_S = 120.0
-JOB_S = 600
 # Drawn: this file itself is uploaded with the checkout.
 CANARY = f"hf_{secrets.token_hex(16)}"
 
 
-@dataclass(frozen=True)
-class Head:
-    """A head node of our own on this machine."""
-
-    address: str
-    environment: dict[str, str]
-    folder: Path
-
-    def modpo(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """From the checkout, whose package travels with the job."""
-        return self._run([sys.executable, "-m", "modpo", *map(str, arguments)], **more)
-
-    def api_jobs(self) -> str:
-        """What the Jobs API tells of all jobs, to anyone with the token."""
-        authorization = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        request = urllib.request.Request(f"{self.address}/api/jobs/", headers=authorization)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return str(answer.read(), "utf-8")
-
-    def ray_job_submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [_tool("ray"), "job", "submit", "--working-dir", str(REPOSITORY)]
-        command += ["--runtime-env", str(REPOSITORY / "modpo" / "orchestration" / "runtime_env.yaml"), "--"]
-        return self._run([*command, "python", "-m", "ray_jobs.sweep", *map(str, arguments)])
-
-    def _run(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env={**self.environment, **more},
-            capture_output=True,
-            text=True,
-            timeout=JOB_S,
-            check=False,
-        )
-
-
-def _tool(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+def head() -> Iterator[LocalCluster]:
+    """A head node that is the whole cluster."""
     pytest.importorskip("aiohttp", reason="the Jobs API needs ray[default]: install modpo[cluster]")
-    # Socket paths below this folder may not be longer than 107 bytes.
-    folder = tempfile.mkdtemp(prefix="modpo-head-")
-    gcs, dashboard, client = (_free_port() for _ in range(3))
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "MODPO_DEBUG": "1",
-    }
-    command = [_tool("ray"), "start", "--head", "--block", "--num-cpus=2", '--resources={"sweep_driver": 10}']
-    command += [f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--ray-client-server-port={client}", "--dashboard-agent-listen-port=0", f"--temp-dir={folder}"]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        _wait_for_jobs_api(address, environment["RAY_AUTH_TOKEN"])
-        yield Head(address, environment, Path(folder))
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=GRACE_S)
-        except subprocess.TimeoutExpired:
-            # Half a minute goes by while its agents wait for each other. Nothing of theirs is looked at any more.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for_jobs_api(address: str, token: str) -> None:
-    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except urllib.error.HTTPError as refused:
-            refused.close()
-        except OSError:
-            pass
-        assert time.monotonic() < deadline, "the head node's Jobs API never came up"
-        time.sleep(0.5)
+    with local_cluster(cpus=2) as cluster:
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -159,7 +63,7 @@ def written(world: Path, folder: Path, name: str, **changes: Any) -> Sweep:
 
 
 def test_a_submitted_sweep_ends_with_its_report_and_no_secret_of_the_shell_went_along(
-    head: Head, demo_world: Path, tmp_path: Path
+    head: LocalCluster, demo_world: Path, tmp_path: Path
 ) -> None:
     sweep = written(demo_world, tmp_path, "job")
     done = head.modpo("submit", *sweep.arguments, HF_TOKEN=CANARY, WANDB_API_KEY=CANARY)
@@ -168,15 +72,16 @@ def test_a_submitted_sweep_ends_with_its_report_and_no_secret_of_the_shell_went_
     assert "SUCCEEDED" in done.stderr
     assert (sweep.run / "report" / "index.html").is_file()
 
-    assert "job-" in head.api_jobs()
-    assert CANARY not in head.api_jobs()
+    told = json.dumps(head.get("/api/jobs/"))
+    assert "job-" in told
+    assert CANARY not in told
     files = [path for folder in (head.folder, sweep.run) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
 def test_the_lease_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
-    head: Head, demo_world: Path, tmp_path: Path
+    head: LocalCluster, demo_world: Path, tmp_path: Path
 ) -> None:
     """Another process than a job works on the run: only the job can find out."""
     sweep = written(demo_world, tmp_path, "held")
@@ -190,22 +95,22 @@ def test_the_lease_of_the_run_has_the_last_word_and_its_exit_status_comes_back(
     assert "error[MS-311]" in done.stdout
 
 
-def test_a_bad_sweep_file_never_reaches_the_cluster(head: Head, demo_world: Path, tmp_path: Path) -> None:
+def test_a_bad_sweep_file_never_reaches_the_cluster(head: LocalCluster, demo_world: Path, tmp_path: Path) -> None:
     sweep = written(demo_world, tmp_path, "bad", objectives=small_sweep(demo_world, "bad")["objectives"][:1])
     done = head.modpo("submit", *sweep.arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "error[MS-121]: a sweep needs at least two objectives" in done.stderr
-    assert "bad" not in {(job["metadata"] or {}).get("modpo_run") for job in json.loads(head.api_jobs())}
+    assert "bad" not in {(job["metadata"] or {}).get("modpo_run") for job in head.get("/api/jobs/")}
 
 
 def test_a_job_at_work_is_not_doubled_may_be_left_alone_and_is_stopped(
-    head: Head, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: LocalCluster, demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job only sleeps: a sweep would take the cores from the commands that are looked at."""
     sweep = written(demo_world, tmp_path, "long")
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, head.environment[name])
-    job = submit(connect(head.address), JobRequest("long", str(sweep.run), "echo at work; sleep 600", {}, ()))
+    job = submit(connect(head.jobs_address), JobRequest("long", str(sweep.run), "echo at work; sleep 600", {}, ()))
 
     again = head.modpo("submit", *sweep.arguments)
     assert again.returncode == 3, again.stdout + again.stderr
@@ -238,7 +143,7 @@ def test_a_job_at_work_is_not_doubled_may_be_left_alone_and_is_stopped(
     assert "STOPPED" in row
 
 
-def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: Head) -> None:
+def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: LocalCluster) -> None:
     refused = head.modpo("jobs", RAY_AUTH_TOKEN="of another cluster")
     assert refused.returncode == 4
     assert "error[MS-415]" in refused.stderr
@@ -247,27 +152,31 @@ def test_a_wrong_token_is_refused_with_the_places_of_the_right_one(head: Head) -
 
 
 @pytest.mark.slow
-def test_rays_own_submit_gives_the_error_of_a_bad_sweep_file(head: Head, demo_world: Path, tmp_path: Path) -> None:
+def test_rays_own_submit_gives_the_error_of_a_bad_sweep_file(
+    head: LocalCluster, demo_world: Path, tmp_path: Path
+) -> None:
     sweep = written(demo_world, tmp_path, "raw", objectives=small_sweep(demo_world, "raw")["objectives"][:1])
-    done = head.ray_job_submit(sweep.file)
+    settings = REPOSITORY / "modpo" / "orchestration" / "runtime_env.yaml"
+    command = ["ray", "job", "submit", "--working-dir", REPOSITORY, "--runtime-env", settings, "--"]
+    done = head.run(*command, "python", "-m", "ray_jobs.sweep", sweep.file)
     assert done.returncode != 0
     assert "error[MS-121]: a sweep needs at least two objectives" in done.stdout + done.stderr
     assert "exit code 2" in done.stdout + done.stderr
 
 
-def test_the_jobs_api_is_closed_to_strangers(head: Head) -> None:
+def test_the_jobs_api_is_closed_to_strangers(head: LocalCluster) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{head.address}/api/jobs/", timeout=10)
+        urllib.request.urlopen(f"{head.jobs_address}/api/jobs/", timeout=10)
     assert refused.value.code == 401
     refused.value.close()
 
 
 @pytest.mark.slow
 def test_of_ten_submissions_at_once_exactly_one_wins_and_the_next_time_again(
-    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, head.environment[name])
-    assert winners_of_submissions(head.address, str(tmp_path / "raced"), rounds=3, racers=10) == [1, 1, 1]
-    raced = sorted(job["submission_id"] for job in json.loads(head.api_jobs()) if "raced-" in job["submission_id"])
+    assert winners_of_submissions(head.jobs_address, str(tmp_path / "raced"), rounds=3, racers=10) == [1, 1, 1]
+    raced = sorted(job["submission_id"] for job in head.get("/api/jobs/") if "raced-" in job["submission_id"])
     assert [job_id.rpartition("-")[2] for job_id in raced] == ["1", "2", "3"]
