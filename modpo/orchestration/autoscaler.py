@@ -6,6 +6,7 @@ trials it will hold.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 
 import ray
 
+logger = logging.getLogger(__name__)
+
+# KubeRay sets these in its head pod, beside which the autoscaler runs in a container of its own.
+KUBERAY_CLUSTER = "RAY_CLUSTER_NAME"
+KUBERAY_SCALES = "RAY_enable_autoscaler_v2"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -41,10 +47,11 @@ def node_groups() -> tuple[NodeGroup, ...]:
         groups = reported.node_group_configs
         return tuple(NodeGroup(dict(group.resources), {}, max(0, group.max_count)) for group in groups)
     reader = _config_reader()
-    return () if reader is None else _worker_groups(reader.get_cached_autoscaling_config())
+    return () if reader is None else worker_groups(reader.get_cached_autoscaling_config())
 
 
-def _worker_groups(config: Any) -> tuple[NodeGroup, ...]:
+def worker_groups(config: Any) -> tuple[NodeGroup, ...]:
+    """All groups but the head's, of Ray's own AutoscalingConfig."""
     head = config.get_head_node_type()
     return tuple(
         NodeGroup({name: float(amount) for name, amount in kind.resources.items()}, dict(kind.labels), count)
@@ -55,19 +62,24 @@ def _worker_groups(config: Any) -> tuple[NodeGroup, ...]:
 
 def _config_reader() -> Any:
     """Ray's reader of an autoscaler's configuration, None where no autoscaler is found."""
-    from ray.autoscaler.v2.instance_manager.config import FileConfigReader, KubeRayConfigReader
-
     if file := _file_of_autoscaler(ray.get_runtime_context().gcs_address):
+        from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+
         return FileConfigReader(file)
-    pod_of = os.environ.get("RAY_CLUSTER_NAME")
-    if pod_of and POD_NAMESPACE.exists():
-        from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+    cluster = os.environ.get(KUBERAY_CLUSTER)
+    if not (cluster and os.environ.get(KUBERAY_SCALES) == "1" and POD_NAMESPACE.exists()):
+        return None
+    from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+    from ray.autoscaler.v2.instance_manager.config import KubeRayConfigReader
 
-        return KubeRayConfigReader(AutoscalingConfigProducer(pod_of, POD_NAMESPACE.read_text(encoding="utf-8")))
-    return None
+    try:
+        return KubeRayConfigReader(AutoscalingConfigProducer(cluster, POD_NAMESPACE.read_text(encoding="utf-8")))
+    except OSError as error:  # the errors of requests are of this kind
+        logger.warning("the limits of the autoscaler cannot be read: %s", error)
+        return None
 
 
-def _file_of_autoscaler(gcs_address: str) -> str | None:
+def _file_of_autoscaler(gcs_address: str) -> Path | None:
     """What `ray start --autoscaling-config` was given on this machine, as the autoscaler of this cluster shows it."""
     wanted, option = f"--gcs-address={gcs_address}", "--autoscaling-config="
     for process in Path("/proc").glob("[0-9]*"):
@@ -78,5 +90,6 @@ def _file_of_autoscaler(gcs_address: str) -> str | None:
         if wanted in arguments:
             for argument in arguments:
                 if argument.startswith(option):
-                    return argument.removeprefix(option)
+                    # Written with ~ in cluster files, and handed on so.
+                    return Path(argument.removeprefix(option)).expanduser()
     return None

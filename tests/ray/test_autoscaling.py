@@ -124,9 +124,9 @@ def test_the_trials_of_a_run_take_the_workers_from_none_to_two_and_their_end_bac
         # Not by `session_latest`, a link to the same.
         (monitor,) = cluster.folder.glob("*-head/session_2*/logs/monitor.log")
         log = monitor.read_text(encoding="utf-8")
-    for seconds, count in counts.samples:
-        print(f"{seconds:6.1f} s  {count} worker nodes")
-    print(log)
+    for count, samples in groupby(counts.samples, key=lambda sample: sample[1]):
+        print(f"{next(samples)[0]:6.1f} s  {count} worker nodes")
+    print(*re.findall(r"^.*(?:event_logger|instance_manager|node_provider).*$", log, re.MULTILINE), sep="\n")
     # Nodes may join and leave one after the other.
     assert [count for count in counts.course if count != 1] == [0, 2, 0], counts.course
     assert (moved(log, "Adding"), moved(log, "Removing")) == (2, 2), log
