@@ -72,7 +72,7 @@ def train_together(works: Sequence[Work], *, hooks: Sequence[Sequence[Hook]]) ->
 
     try:
         checkpoints = stacked_checkpoints(stores)
-        check_reference(engine, data[0], config)
+        check_reference(engine, data[0], config, draw=trials[0].trial_id)
         steps = train(
             engine,
             Training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
         return preference_micro_batch(model, data.batch(rows, engine.device), settings, shape)
 
     try:
-        check_reference(engine, data, config)
+        check_reference(engine, data, config, draw=trial.trial_id)
         steps = train(
             engine,
             Training(
@@ -113,10 +114,13 @@ def start_engine(config: SweepConfig, policy: torch.nn.Module, *, seed: int) -> 
 
 
 @torch.no_grad()
-def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConfig) -> float:
+def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConfig, *, draw: str = "") -> float:
     """The step-0 check: an untrained policy must give the cached reference log-probabilities.
 
     Catches a wrong reference model, template, padding or adapter before any step is taken.
+
+    Args:
+        draw: seed of the draw of a micro-batch of pairs to look at: the trial's id, so that each trial looks at others.
 
     Returns:
         The largest difference per response token, in nats.
@@ -124,7 +128,8 @@ def check_reference(engine: TrainEngine, data: AnnotatedPairs, config: SweepConf
     Raises:
         InternalError: it is beyond the tolerance of the dtype.
     """
-    rows = list(range(min(len(data), config.training.per_device_train_batch_size)))
+    size = min(len(data), config.training.per_device_train_batch_size)
+    rows = sorted(random.Random(draw).sample(range(len(data)), size))
     batch = data.batch(rows, engine.device)
     engine.model.eval()
     policy = pair_logps(engine.model, batch.trees)

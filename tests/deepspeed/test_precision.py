@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from modpo.config import SweepConfig
 from modpo.errors import InternalError
 from modpo.models import load_model
 from modpo.training.engine import DeepSpeedEngine
-from modpo.training.point import LOGPS_TOLERANCE_PER_TOKEN
+from modpo.training.point import LOGPS_TOLERANCE_PER_TOKEN, check_reference
 from modpo.training.step import TrainEngine
 from tests.deepspeed.bare_loop import bare_training
 from tests.deepspeed.trainings import (
     KINDS,
     LORA,
     STAGES,
+    annotated_pairs,
+    build_engine,
     measured_gap,
+    point_work,
     sweep_config,
     train_to_end,
     worst_relative,
@@ -88,3 +92,25 @@ def test_the_table_of_another_model_is_refused(run_dir: Path, tmp_path: Path, dt
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InternalError, match="MS-602"):
         measured_gap(run_dir, config, tmp_path / "reference", start_model=tmp_path / "other")
+
+
+def test_the_trials_of_a_sweep_look_at_different_pairs_of_their_table(run_dir: Path) -> None:
+    """One number of the table is wrong, behind the first micro-batch: some trial must see it, and say so."""
+    config = sweep_config(run_dir, lora=LORA)
+    data = annotated_pairs(run_dir, point_work(run_dir, config))
+    records = data.table.records.copy()
+    wrong = data.rows[-1]
+    records["reference_logps"][wrong, 0] += 1.0
+    damaged = replace(data, table=replace(data.table, records=records))
+    engine = build_engine(config, str(run_dir / "start"), seed=0)
+    found = 0
+    try:
+        for number in range(40):
+            try:
+                check_reference(engine, damaged, config, draw=f"trial-{number}")
+            except InternalError:
+                found += 1
+            check_reference(engine, data, config, draw=f"trial-{number}")
+    finally:
+        engine.close()
+    assert 0 < found < 40
