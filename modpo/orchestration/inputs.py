@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modpo.artifacts import digest_of, file_sha256, folder_digest, is_complete, stage_path
+from modpo.artifacts import digest_of, file_sha256, is_complete, stage_path
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.config.points import ColumnRewards
 from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
@@ -15,6 +14,8 @@ from modpo.config.tree import SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data
 from modpo.orchestration.digests import Inputs
+from modpo.orchestration.model_files import files_digest, model_parts
+from modpo.orchestration.own_code import code_digest
 
 
 def resolve_paths(config: SweepConfig, run_dir: Path) -> SweepConfig:
@@ -55,11 +56,15 @@ def load_inputs(config: SweepConfig, data: LoadedData | None = None) -> tuple[Lo
         InputError: all bad rows of all sources together.
     """
     data = data or load_data(config)
+    model = model_parts(config.model.name_or_path, config.model.revision)
     inputs = Inputs(
         data=data_digest(data),
-        model=model_digest(config.model.name_or_path, config.model.revision),
+        model=model["weights"],
         files=_file_digests(config),
         column_rewards=column_rewards(data),
+        model_config=model["config"],
+        tokenizer=model["tokenizer"],
+        chat_template=model["chat template"],
     )
     return data, inputs
 
@@ -74,29 +79,17 @@ def _file_digests(config: SweepConfig) -> dict[str, str]:
     digests: dict[str, str] = {}
     for reward in (objective.reward for objective in config.objectives):
         if isinstance(reward, FunctionReward):
-            digests[reward.function] = source_digest(reward.function)
+            digests[reward.function] = code_digest(reward.function)
         if isinstance(reward, ImplicitReward) and reward.adapter:
-            digests[reward.adapter] = folder_digest(Path(reward.adapter))
+            digests[reward.adapter] = files_digest(reward.adapter)
         if isinstance(reward, ModelReward):
-            digests[reward.name_or_path] = model_digest(reward.name_or_path, reward.revision)
+            digests[reward.name_or_path] = files_digest(reward.name_or_path, reward.revision)
         if isinstance(reward, TrainedReward) and reward.name_or_path:
-            digests[reward.name_or_path] = model_digest(reward.name_or_path, None)
+            digests[reward.name_or_path] = files_digest(reward.name_or_path)
     if config.evaluation.enumerate:
-        digests[config.evaluation.enumerate] = source_digest(config.evaluation.enumerate)
+        digests[config.evaluation.enumerate] = code_digest(config.evaluation.enumerate)
     own = config.training.deepspeed.config_file
     return digests | ({own: file_sha256(Path(own))} if own else {})
-
-
-def model_digest(name_or_path: str, revision: str | None) -> str:
-    """Of a local folder's files, or a hub id and its revision."""
-    path = Path(name_or_path)
-    return folder_digest(path) if path.is_dir() else f"{name_or_path}@{revision or 'main'}"
-
-
-def source_digest(dotted: str) -> str:
-    """Digest of the source file of `module:function`, found without importing it."""
-    spec = importlib.util.find_spec(dotted.partition(":")[0])
-    return file_sha256(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
 
 
 def _mentions_demo(node: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from modpo.errors import ConflictError, Problem
@@ -30,8 +31,8 @@ class Watcher:
     def taken_over(self, error: ConflictError) -> None:
         """Another driver has the run now; called from a thread. Whatever is written next raises the same error."""
 
-    def stage(self, name: str, *, skipped: bool) -> None:
-        """A stage begins, or has nothing to do."""
+    def stage(self, name: str, *, skipped: bool, reason: str = "") -> None:
+        """A stage begins, or has nothing to do; there may be a reason why it is done again."""
 
     def warn(self, warnings: Sequence[Problem]) -> None:
         """Reasons for doubt that stop nothing."""
@@ -62,9 +63,10 @@ class ConsoleWatcher(Watcher):
         sys.stderr.flush()
         os._exit(error.exit_status)
 
-    def stage(self, name: str, *, skipped: bool) -> None:
+    def stage(self, name: str, *, skipped: bool, reason: str = "") -> None:
         self._stage = name
-        self._console.print(f"[bold]{name}[/bold]" + (" [dim]already there, skipped[/dim]" if skipped else ""))
+        remark = " [dim]already there, skipped[/dim]" if skipped else f": {escape(reason)}" if reason else ""
+        self._console.print(f"[bold]{name}[/bold]{remark}", soft_wrap=True)
 
     def warn(self, warnings: Sequence[Problem]) -> None:
         for warning in warnings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from modpo.data.loading import LoadedData
 from modpo.errors import ConflictError, InputError, Problem, SetupError, TrialError
 from modpo.lease import held
 from modpo.ledger import final_dir, read_point
+from modpo.orchestration.differences import changed_settings, why_again
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.plan import FREE_SECTIONS, SweepPlan, identity_digest, plan_sweep
@@ -142,13 +143,14 @@ def refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
     if identity_digest(config) in same:
         return
     now = config.model_dump(mode="json")
-    changed = [key for key in now if key not in FREE_SECTIONS and now[key] != stored["config"].get(key)]
+    bound = {key: value for key, value in now.items() if key not in FREE_SECTIONS}
+    before = {key: stored["config"].get(key) for key in bound}
     raise ConflictError(
         Problem(
             code="MS-312",
             what="the run's folder belongs to another config",
             where=str(run_dir),
-            got=f"changed: {', '.join(changed)}",
+            got=changed_settings(before, bound),
             wanted=f"changes in {', '.join(FREE_SECTIONS)} only",
             remedy="give the sweep another name, or undo the change",
         )
@@ -216,27 +218,35 @@ def run_stage(stage: Stage, state: RunState, watcher: Watcher) -> None:
     """Does a stage where that is needed, and adds what it takes to stages.json whether or not it comes to its end."""
     ask_guards(state.run_dir)
     started, device_seconds = time.monotonic(), state.session.device_seconds()
-    skipped = stage.is_done()
-    watcher.stage(stage.name, skipped=skipped)
+    skipped, key = stage.is_done(), state.plan.keys.get(stage.name, {})
+    earlier = read_stages(state.run_dir).get(stage.name, {}).get("key", {})
+    reason = "" if skipped else why_again(earlier, key)
+    watcher.stage(stage.name, skipped=skipped, reason=reason)
+    made_from = earlier or key
     try:
         if not skipped:
             stage.run()
+        made_from = key
     finally:
         seconds = 0.0 if skipped else time.monotonic() - started
         # A desk that is gone has forgotten what it knew: never less than nothing.
         spent = max(0.0, state.session.device_seconds() - device_seconds)
-        _add_to_stages(state.run_dir, stage.name, seconds, spent, skipped=skipped)
+        _add_to_stages(
+            state.run_dir, stage.name, seconds, spent, {"skipped": skipped, "reason": reason, "key": made_from}
+        )
     watcher.warn(stage.warnings())
 
 
-def _add_to_stages(run_dir: Path, name: str, seconds: float, device_seconds: float, *, skipped: bool) -> None:
-    """Seconds over all calls, and whether the last one had nothing to do."""
+def _add_to_stages(
+    run_dir: Path, name: str, seconds: float, device_seconds: float, last_call: Mapping[str, Any]
+) -> None:
+    """Seconds over all calls, and what there is to say of the last one."""
     stages = read_stages(run_dir)
     earlier = stages.get(name, {})
     stages[name] = {
         "seconds": round(earlier.get("seconds", 0.0) + seconds, 3),
         "device_seconds": round(earlier.get("device_seconds", 0.0) + device_seconds, 3),
-        "skipped": skipped,
+        **last_call,
     }
     write_json(run_dir / "stages.json", stages)
 
@@ -258,8 +268,11 @@ def _report(state: RunState, watcher: Watcher) -> dict[str, Any]:
         return path.exists() and read_json(path)["digest"] == digest
 
     run_stage(Stage("report", is_done, report), state, watcher)
-    stages = read_stages(run_dir)
-    summary: dict[str, Any] = read_json(run_dir / "report" / "summary.json") | {"stages": stages}
+    taken = {
+        name: {figure: stage[figure] for figure in ("seconds", "device_seconds", "skipped")}
+        for name, stage in read_stages(run_dir).items()
+    }
+    summary: dict[str, Any] = read_json(run_dir / "report" / "summary.json") | {"stages": taken}
     write_json(run_dir / "report" / "summary.json", summary)
     missing = [trial.trial_id for trial in missing_points(state)]
     if missing:

@@ -6,9 +6,8 @@ is present or it is not, and a changed setting misses exactly the stages that it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from modpo.artifacts import digest_of
 from modpo.config.objectives import ObjectiveConfig
@@ -18,15 +17,19 @@ from modpo.config.spec import TrialSpec
 from modpo.config.tree import SweepConfig
 from modpo.core.weights import WeightVector, auto_primary, vertex
 from modpo.orchestration.digests import (
-    ANNOTATION_VERSION,
-    PLAN_VERSION,
     Inputs,
+    Key,
     implicit_key,
-    labelled_digest,
-    prepared_digest,
+    key_of,
+    labelled_key,
+    measurement_key,
+    prepared_key,
+    reference_key,
     scorer_key,
+    start_model_key,
     trained_reward_key,
     training_key,
+    units_key,
 )
 
 __all__ = ["FREE_SECTIONS", "Inputs", "SweepPlan", "identity_digest", "plan_sweep"]
@@ -45,6 +48,7 @@ class SweepPlan:
     """Digests of the stages and all trials; `points` in the order of the weights.
 
     Attributes:
+        keys: what each stage of the pipeline depends on, by the stage's name.
         reward_models: by objective, of the reward models that the run trains.
         labelled: empty where no pairs are made.
         measurement: digest of everything that points are measured with.
@@ -60,6 +64,7 @@ class SweepPlan:
     measurement: str
     vertices: dict[str, TrialSpec]
     points: tuple[TrialSpec, ...]
+    keys: Mapping[str, Key]
 
     @property
     def trials(self) -> tuple[TrialSpec, ...]:
@@ -74,51 +79,65 @@ def identity_digest(config: SweepConfig) -> str:
 
 def plan_sweep(config: SweepConfig, inputs: Inputs) -> SweepPlan:
     """All trials of a checked config."""
-    model = [inputs.model, config.model.dtype, config.model.attn_implementation, config.model.load_in_4bit]
-    sft = config.sft.model_dump(mode="json") if config.sft else None
-    prepared = prepared_digest(config, inputs)
-    start_model = digest_of([prepared, model, sft]) if sft else digest_of([model])
+    prepared = prepared_key(config, inputs)
+    start_model = start_model_key(config, inputs, prepared)
+    training, units = training_key(config, inputs), units_key(config)
     reward_models = {
-        objective.name: digest_of([prepared, start_model, trained_reward_key(config, objective.reward, inputs)])
+        objective.name: prepared | start_model | trained_reward_key(config, objective.name, objective.reward, inputs)
         for objective in config.objectives
         if isinstance(objective.reward, TrainedReward)
     }
-    scorers = {o.name: scorer_key(o, inputs, reward_models, template=config.data.template) for o in config.objectives}
-    units = [[objective.unit, objective.normalize] for objective in config.objectives]
-    labelled = labelled_digest(config, [prepared, start_model, units, scorers]) if config.label else ""
-    reference = digest_of([ANNOTATION_VERSION, labelled or prepared, start_model, model])
-    planner = _Planner(config, inputs, [reference, *training_key(config, inputs)])
+    trained = {name: digest_of(key) for name, key in reward_models.items()}
+    scorers = _joined(scorer_key(objective, inputs, trained) for objective in config.objectives)
+    labelled = prepared | start_model | units | scorers | labelled_key(config) if config.label else {}
+    reference = reference_key(labelled or prepared, start_model)
+    declared = key_of({f"unit of {objective.name}": objective.unit for objective in config.objectives})
+    planner = _Planner(config, inputs, reference | training | declared)
     vertices = {o.name: planner.vertex(o) for o in config.objectives if config.has_pairs(o)}
-    scoring = [[scorers[o.name], implicit_key(config, o, inputs, vertices)] for o in config.objectives]
-    rewards = digest_of([reference, scoring, units])
+    implicit = _joined(implicit_key(config, o, inputs, vertices=vertices, training=training) for o in config.objectives)
+    rewards = reference | units | scorers | implicit
     points = tuple(
         planner.point(weights, beta, seed, rewards)
         for weights in weight_vectors(config)
         for beta in dict.fromkeys(config.sweep.betas or (config.training.beta,))
         for seed in dict.fromkeys(config.sweep.seeds)
     )
-    evaluation = config.evaluation.model_dump(mode="json")
-    enumerated = inputs.files.get(config.evaluation.enumerate or "", "")
+    measurement = rewards | measurement_key(config, inputs)
     return SweepPlan(
-        prepared=prepared,
-        start_model=start_model,
-        reward_models=reward_models,
-        labelled=labelled,
-        reference=reference,
-        rewards=rewards,
-        measurement=digest_of([PLAN_VERSION, rewards, evaluation, enumerated, config.seed]),
+        prepared=digest_of(prepared),
+        start_model=digest_of(start_model),
+        reward_models=trained,
+        labelled=digest_of(labelled) if labelled else "",
+        reference=digest_of(reference),
+        rewards=digest_of(rewards),
+        measurement=digest_of(measurement),
         vertices=_needed_vertices(config, vertices, points),
         points=points,
+        keys={
+            "prepare": prepared,
+            "sft": start_model,
+            "reward_models": _joined(reward_models.values()),
+            "label": labelled,
+            "reference": reference,
+            "vertices": planner.shared | key_of({"margin betas": [trial.beta for trial in vertices.values()]}),
+            "annotate": rewards,
+            "sweep": planner.shared | measurement,
+            "evaluate": measurement,
+        },
     )
+
+
+def _joined(keys: Iterable[Key]) -> Key:
+    return {name: digest for key in keys for name, digest in key.items()}
 
 
 @dataclass(frozen=True)
 class _Planner:
-    """Names trials by everything that their trained weights depend on; `training` is what all of them share."""
+    """Names trials by everything that their trained weights depend on; `shared` is what all of them have in common."""
 
     config: SweepConfig
     inputs: Inputs
-    training: list[Any]
+    shared: Key
 
     def vertex(self, objective: ObjectiveConfig) -> TrialSpec:
         """Plain DPO on the objective's own pairs, whatever loss the points of the sweep have."""
@@ -134,11 +153,11 @@ class _Planner:
                 sources=(index,),
                 uses_rewards=False,
             ),
-            rewards="",
+            rewards={},
         )
 
-    def point(self, weights: WeightVector, beta: float, seed: int, rewards: str) -> TrialSpec:
-        """A Pareto point; `rewards` is the digest of the annotation."""
+    def point(self, weights: WeightVector, beta: float, seed: int, rewards: Key) -> TrialSpec:
+        """A Pareto point; `rewards` is the key of the annotation."""
         config, loss_type = self.config, self.config.training.loss_type
         sources = training_sources(config, weights, self.inputs.column_rewards)
         if loss_type != "regression":
@@ -159,10 +178,10 @@ class _Planner:
             rewards=rewards,
         )
 
-    def _named(self, trial: TrialSpec, *, rewards: str) -> TrialSpec:
+    def _named(self, trial: TrialSpec, *, rewards: Key) -> TrialSpec:
         names = self.config.objective_names
-        units = [objective.unit for objective in self.config.objectives]
-        key = digest_of([self.training, rewards if trial.uses_rewards else "", units, trial.model_dump(mode="json")])
+        depends_on = self.shared | (rewards if trial.uses_rewards else {})
+        key = digest_of([depends_on, trial.model_dump(mode="json")])
         mixture = "-".join(f"{name[:12]}{weight:.3g}" for name, weight in zip(names, trial.weights, strict=True))
         # Folders are named by it, whose names may not be longer than 255 bytes; the key tells trials apart.
         mixture = mixture[:LONGEST_MIXTURE]

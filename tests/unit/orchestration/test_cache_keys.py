@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.reliability.keys import (
+    CACHED,
+    PARTS,
+    Part,
+    longer,
+    other_byte,
+    other_row,
+    other_template,
+    outcome,
+    prepared_world,
+)
 from modpo.config import SweepConfig
 from modpo.orchestration.inputs import load_inputs
 from modpo.orchestration.plan import plan_sweep
@@ -17,18 +27,13 @@ from tests.acceptance.plugin import Accept
 from tests.sweeps import world_sweep
 
 QUANTITY = "tables whose key a change leaves as it was"
-REWARD_CODE = "def score(prompts, responses):\n    return [float(len(response)) for response in responses]\n"
 
 
 @pytest.fixture
 def world(demo_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the demo world with a folder that stands for an adapter, and a module with reward code."""
+    """A copy of the demo world with a folder that stands for an adapter, and modules with reward code."""
     folder = tmp_path / "world"
-    shutil.copytree(demo_world, folder)
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / "adapter_config.json").write_text('{"r": 2}')
-    (folder / "adapter" / "adapter_model.safetensors").write_bytes(bytes(64))
-    (folder / "own_rewards.py").write_text(REWARD_CODE)
+    prepared_world(demo_world, folder)
     monkeypatch.syspath_prepend(str(folder))
     return folder
 
@@ -50,32 +55,17 @@ def keys(raw: dict[str, Any]) -> tuple[str, str]:
     return plan.reference, plan.rewards
 
 
-def other_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def other_row(path: Path) -> None:
-    *rows, last = path.read_text().splitlines()
-    row = json.loads(last)
-    path.write_text("\n".join([*rows, json.dumps({**row, "chosen": row["chosen"] + " ."})]) + "\n")
-
-
-def longer(path: Path) -> None:
-    path.write_text(path.read_text() + "\n")
-
-
 # A file, how it changes, and how many of the two tables depend on it: margin rewards alone, or both.
 FILES: dict[str, tuple[str, Callable[[Path], None], int]] = {
     "data rows": ("vivid.jsonl", other_row, 2),
     "base weights": ("model/model.safetensors", other_byte, 2),
     "tokenizer": ("model/tokenizer.json", longer, 2),
-    "tokenizer settings and chat template": ("model/tokenizer_config.json", longer, 2),
+    "chat template": ("model/tokenizer_config.json", other_template, 2),
     "model config": ("model/config.json", longer, 2),
     "adapter": ("adapter/adapter_model.safetensors", other_byte, 1),
     "adapter config": ("adapter/adapter_config.json", longer, 1),
     "reward code": ("own_rewards.py", longer, 1),
+    "what reward code imports": ("lengths.py", longer, 1),
 }
 
 
@@ -131,3 +121,37 @@ def test_the_weights_of_the_sweep_are_no_part_of_a_key(world: Path) -> None:
     more = sweep(world, sweep={"weights": {"lattice": 7}, "seeds": [0, 1], "betas": [0.2]})
     more["resources"]["max_concurrent"] = 3
     assert keys(more) == keys(sweep(world))
+
+
+@pytest.mark.parametrize("part", PARTS, ids=[part.name for part in PARTS])
+def test_each_of_the_eleven_parts_misses_what_depends_on_it_and_says_so(
+    demo_world: Path, tmp_path: Path, part: Part
+) -> None:
+    found = outcome(part, demo_world, tmp_path / "world")
+    assert (found.stale, found.lost) == ((), ())
+    assert found.reasons == (f"the {part.reason} changed; done again",) * (len(CACHED) - part.keeps)
+
+
+KEPT = ("README.md", "LICENSE", ".gitattributes", ".cache/huggingface/download/model.safetensors.lock")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_only_describes_a_model_or_lies_hidden_beside_it_is_no_part_of_a_key(world: Path, name: str) -> None:
+    before = keys(sweep(world))
+    for folder in ("model", "adapter"):
+        (world / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (world / folder / name).write_text("new")
+    assert keys(sweep(world)) == before
+
+
+def test_the_layout_of_a_json_file_is_no_chat_template(world: Path) -> None:
+    before, path = keys(sweep(world)), world / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+    assert keys(sweep(world)) == before
+
+
+def test_other_code_beside_that_of_a_reward_is_no_part_of_its_key(world: Path) -> None:
+    (world / "unused.py").write_text("A = 1\n")
+    before = keys(sweep(world))
+    (world / "unused.py").write_text("A = 2\n")
+    assert keys(sweep(world)) == before

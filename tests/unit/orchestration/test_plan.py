@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_adding_points_leaves_the_old_ones_and_every_stage_as_they_are() -> None
 def test_another_layout_of_the_annotation_is_another_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data is not prepared again, and no start model is trained again."""
     before = plan_sweep(config(), INPUTS)
-    monkeypatch.setattr("modpo.orchestration.plan.ANNOTATION_VERSION", 0)
+    monkeypatch.setattr("modpo.orchestration.digests.ANNOTATION_VERSION", 0)
     after = plan_sweep(config(), INPUTS)
     changed = [old != new for old, new in zip(stage_digests(before), stage_digests(after), strict=True)]
     assert changed == [False, False, True, True]
@@ -107,10 +108,13 @@ def test_another_layout_of_the_annotation_is_another_artefact(monkeypatch: pytes
     ("inputs", "changed"),
     [
         (Inputs("other", "m", INPUTS.files), [True, True, True, True]),
-        (Inputs("d", "other", INPUTS.files), [True, True, True, True]),
+        (Inputs("d", "other", INPUTS.files), [False, True, True, True]),
+        (replace(INPUTS, model_config="other"), [True, True, True, True]),
+        (replace(INPUTS, tokenizer="other"), [True, True, True, True]),
+        (replace(INPUTS, chat_template="other"), [True, True, True, True]),
         (Inputs("d", "m", {"rewards:short": "edited"}), [False, False, False, True]),
     ],
-    ids=["data", "model", "reward code"],
+    ids=["data", "model", "model config", "tokenizer", "chat template", "reward code"],
 )
 def test_changed_content_misses_the_stages_that_depend_on_it(inputs: Inputs, changed: list[bool]) -> None:
     with_sft = config(sft={})
