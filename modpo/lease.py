@@ -24,7 +24,7 @@ from pathlib import Path
 
 from modpo.artifacts import create_json, guarded, read_json, write_json
 from modpo.config.frozen import Frozen
-from modpo.errors import ConflictError, Problem
+from modpo.errors import ConflictError, ModpoError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +132,17 @@ def check(run_dir: Path, epoch: int) -> None:
 
 
 def newest(run_dir: Path) -> Holder | None:
-    """Who took the run last; None where nobody has."""
-    epochs = [int(path.stem) for path in (run_dir / "lease").glob("[0-9]*.json")]
-    return _read_holder(run_dir, max(epochs)) if epochs else None
+    """Who took the run last; None where nobody has.
+
+    Epochs have no gaps, so a few reads find the last one: nothing depends on how soon a folder's listing is true.
+    """
+    last, beyond = 0, 1
+    while _read_holder(run_dir, beyond) is not None:
+        last, beyond = beyond, 2 * beyond
+    while beyond - last > 1:
+        middle = (last + beyond) // 2
+        last, beyond = (last, middle) if _read_holder(run_dir, middle) is None else (middle, beyond)
+    return _read_holder(run_dir, last) if last else None
 
 
 def standing(run_dir: Path) -> str:
@@ -209,7 +217,7 @@ def _keep_beating(run_dir: Path, epoch: int, over: threading.Event, lost: Callab
         except ConflictError as error:
             lost(error)
             return
-        except OSError as error:
+        except (OSError, ModpoError) as error:
             logger.warning("the lease of %s could not be renewed: %s", run_dir, error)
 
 

@@ -109,9 +109,7 @@ def test_of_eight_drivers_exactly_one_gets_the_run_in_each_of_twenty_rounds(tmp_
     assert winners_of_leases(tmp_path, rounds=20, racers=8) == [1] * 20
 
 
-def test_a_driver_at_work_is_named_to_the_next_one(
-    tmp_path: Path, start: Callable[[Path], Driver], quick: None
-) -> None:
+def test_a_driver_at_work_is_named_to_the_next_one(tmp_path: Path, start: Callable[[Path], Driver]) -> None:
     first = start(tmp_path)
     assert first.says() == "epoch 1"
     lines: list[str] = []
@@ -122,7 +120,7 @@ def test_a_driver_at_work_is_named_to_the_next_one(
     assert (refused.value.exit_status, problem.code, problem.where) == (3, "MS-311", str(tmp_path))
     assert problem.got.startswith(f"{who} since about ") and problem.got.endswith(" s (epoch 1)")
     assert "modpo status" in problem.remedy
-    assert lines == [f"{who} has this run: waiting up to 1 s for a sign of life before taking it over"]
+    assert lines == [f"{who} has this run: waiting up to 30 s for a sign of life before taking it over"]
     assert lease.standing(tmp_path).startswith(f"taken by {who} since about ")
     assert first.end() == 0
     assert lease.standing(tmp_path) == f"no driver is at work; the last was {who}"
@@ -244,6 +242,15 @@ def test_a_worker_of_an_earlier_driver_leaves_everything_as_it_is(tmp_path: Path
         assert is_valid(kept)
         write_json(tmp_path / "elsewhere.json", {})
     write_json(run / "point.json", {"step": 2})
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, 4, 7, 8, 9, 37])
+def test_the_last_of_any_number_of_drivers_is_found(tmp_path: Path, taken: int) -> None:
+    for epoch in range(1, taken + 1):
+        with lease.held(tmp_path) as found:
+            assert found == epoch
+    newest = lease.newest(tmp_path)
+    assert (0 if newest is None else newest.epoch) == taken
 
 
 def test_a_job_says_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
