@@ -177,5 +177,5 @@ def test_a_run_of_another_config_is_refused(finished_run: FinishedRun) -> None:
     done = finished_run.shell.modpo("run", finished_run.config, "--set", "training.learning_rate=0.5")
     assert done.returncode == 3
     assert "error[MS-312]: the run's folder belongs to another config" in done.stderr
-    assert "got: changed: training" in done.stderr
+    assert "got: training.learning_rate 0.5, was 0.001" in done.stderr
     assert ledger(finished_run.path) == before
