@@ -86,6 +86,7 @@ class Desk:
         self._causes: dict[str, Failure] = {}
         self._num_opened = self._num_barren = 0
         self._closed = False
+        self._abandoned: tuple[str, int] | None = None
         self._changed = asyncio.Condition()
 
     async def submit(self, *works: Work) -> None:
@@ -95,6 +96,8 @@ class Desk:
         if new:
             self._queue.append([work.work_id for work in new])
             await self._notify()
+        if self._abandoned is not None:
+            await self.abandon(*self._abandoned)
 
     async def claim_slot(self, ahead: bool = False) -> str | None:
         """A name for a new slot, where work waits that no open slot is free for; the caller must then open it.
@@ -211,6 +214,14 @@ class Desk:
             }
             for work_id, piece in self._pieces.items()
         ]
+
+    async def abandon(self, error: str, exit_status: int) -> None:
+        """The run is another driver's: what is not over, or comes yet, fails for that, and all slots are sent home."""
+        self._abandoned = error, exit_status
+        self._queue.clear()
+        for piece in [piece for piece in self._pieces.values() if not piece.is_over]:
+            await self.fail(piece.work.work_id, error, exit_status)
+        await self.close()
 
     async def close(self) -> list[str]:
         """No more work: slots that wait are sent home. Returns the names of all that are open."""

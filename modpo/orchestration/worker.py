@@ -100,8 +100,7 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
     except ConflictError as error:
         # Another driver has the run: its slots need the room of ours, which may not hear of it themselves.
         logger.error("%s ends: %s", work.work_id, root_cause(error))
-        ray.get(desk.fail.remote(work.work_id, root_cause(error), error.exit_status))
-        ray.get(desk.close.remote())
+        ray.get(desk.abandon.remote(root_cause(error), error.exit_status))
         if dist.get_world_size() > 1:
             raise
     except Exception as error:  # whatever it is, it becomes this point's root cause

@@ -474,3 +474,25 @@ class TestTogether:
             assert [piece["losses"] for piece in await desk.snapshot()] == [0, 0, 0, 0]
 
         run(story())
+
+
+def test_work_of_a_run_that_another_driver_has_fails_wherever_it_stands_and_all_slots_go_home(work: Any) -> None:
+    """What is finished stays so; nobody waits for work that no slot will ever take."""
+
+    async def story() -> None:
+        desk = Desk(max_slots=2, max_failures=3)
+        for name in ("a", "b", "c"):
+            await desk.submit(work(name))
+        assert [await leased_id(desk, slot) for slot in ("s1", "s2")] == ["a", "b"]
+        await desk.finish("a", {})
+        await desk.abandon("taken over", 3)
+        await desk.submit(work("d"))
+        assert [await leased_id(desk, slot) for slot in ("s1", "s2")] == [CLOSED, CLOSED]
+        assert await desk.claim_slot() is None
+        ends = {name: (await desk.events(name, 0, SHORT_S))[-1] for name in ("a", "b", "c", "d")}
+        assert ends.pop("a")["kind"] == "finished"
+        assert [(end["kind"], end["error"], end["exit_status"]) for end in ends.values()] == [
+            ("failed", "taken over", 3)
+        ] * 3
+
+    run(story())
