@@ -23,7 +23,7 @@ from modpo.errors import ConflictError, ModpoError, SetupError, TrialError, root
 from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
 from modpo.evaluation.evaluate import evaluate_point, evaluate_start
 from modpo.label import label_shard
-from modpo.lease import fenced
+from modpo.lease import check, fenced
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
@@ -55,14 +55,26 @@ def work_until_closed(config: dict[str, Any]) -> None:
     """
     quiet_libraries()
     rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
+    last: Work | None = None
     with watched_by(Pulse(desk, config["slot"])):
         while True:
             leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
             if leased == CLOSED:
                 return
             if isinstance(leased, list):
-                with fenced(Path(leased[0].run_dir), leased[0].epoch):
+                last = leased[0]
+                with fenced(Path(last.run_dir), last.epoch):
                     _perform_all(leased, config["slot"], desk, rank)
+            elif last is not None and rank == 0:
+                _make_room(last, desk)
+
+
+def _make_room(last: Work, desk: Any) -> None:
+    """A slot without work does not stay where another driver has the run by now."""
+    try:
+        check(Path(last.run_dir), last.epoch)
+    except ConflictError as error:
+        ray.get(desk.abandon.remote(root_cause(error), error.exit_status))
 
 
 def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None:
