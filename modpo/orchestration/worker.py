@@ -65,7 +65,7 @@ def work_until_closed(config: dict[str, Any]) -> None:
                 last = leased[0]
                 with fenced(Path(last.run_dir), last.epoch):
                     _perform_all(leased, config["slot"], desk, rank)
-            elif last is not None and rank == 0:
+            elif last is not None and last.epoch and rank == 0:
                 _make_room(last, desk)
 
 
