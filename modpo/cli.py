@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from modpo.errors import InputError, InternalError, ModpoError, Problem
-from modpo.telemetry import quiet_environment
+from modpo.telemetry import quiet_environment, secrets_masked
 
 app = typer.Typer(
     name="modpo",
@@ -279,6 +279,11 @@ def schema() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with 0, or with the status that errors.py documents."""
     quiet_environment()
+    with secrets_masked():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     # Reward functions live in the user's working directory; a console script does not look there by itself.
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -22,9 +22,10 @@ from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
 from modpo.data.tokenize import load_tokenizer
-from modpo.errors import InputError, Problem, SetupError
+from modpo.errors import InputError, Problem, SetupError, shown
 from modpo.kernels.families import unloadable_reason, unscorable_reason
 from modpo.kernels.tree_attention import checkpoint_context
+from modpo.model_files import UNLOADABLE, loading_problem
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POLICY_ADAPTER = "default"
@@ -44,17 +45,18 @@ def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedMod
     name = path or config.name_or_path
     try:
         # A config object of its own: transformers writes the attention kernel into it, and would share it.
-        model_config = copy.deepcopy(AutoConfig.from_pretrained(name, revision=config.revision))
+        model_config = copy.deepcopy(_read_config(name, config.revision))
         model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=config.revision,
+            trust_remote_code=False,
             config=model_config,
             dtype=DTYPES[config.dtype],
             attn_implementation=config.attn_implementation,
             quantization_config=quantisation(config),
         )
-    except (OSError, ValueError) as error:
-        raise InputError(_not_loadable(str(error))) from error
+    except UNLOADABLE as error:
+        raise InputError(loading_problem(_not_loadable(str(error)), error, shown(name))) from error
     except ImportError as error:
         if config.load_in_4bit:
             raise SetupError(not_installed()) from error
@@ -83,7 +85,7 @@ def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int] | None:
 
     None where the config has no hidden size.
     """
-    found = AutoConfig.from_pretrained(path, revision=config.revision).get_text_config()
+    found = _read_config(path, config.revision).get_text_config()
     width: int | None = getattr(found, "hidden_size", None)
     if width is None:
         return None
@@ -102,12 +104,17 @@ def check_loadable(config: ModelConfig, *, longest: int) -> None:
         InputError: one of them cannot be loaded, or models of this kind cannot be scored.
     """
     try:
-        found = AutoConfig.from_pretrained(config.name_or_path, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise InputError(_not_loadable(str(error))) from error
+        found = _read_config(config.name_or_path, config.revision)
+    except UNLOADABLE as error:
+        problem = loading_problem(_not_loadable(str(error)), error, shown(config.name_or_path))
+        raise InputError(problem) from error
     if reason := unscorable_reason(found, longest) or unloadable_reason(found):
         raise InputError(not_scorable(reason))
     load_tokenizer(config.name_or_path, config.revision)
+
+
+def _read_config(name: str, revision: str | None) -> Any:
+    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
 def not_scorable(reason: str) -> Problem:

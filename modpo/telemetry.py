@@ -1,15 +1,19 @@
-"""Metrics on disk, and libraries that hold their tongue."""
+"""Metrics on disk, libraries that hold their tongue, and no secret in what is said."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from modpo.masking import masked
 
 from modpo.artifacts import ask_guards
 
@@ -56,3 +60,48 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
     transformers_logging.disable_progress_bar()
+
+
+class MaskedStream:
+    """A text stream that never gets a secret, as far as one stands in a single write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(masked(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def mask_secrets() -> None:
+    """Masks secrets in whatever this process prints or logs from now on, by whichever library or reward function."""
+    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
+    make = logging.getLogRecordFactory()
+
+    def masked_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
+        record = make(*arguments, **keywords)
+        record.msg, record.args = masked(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text, record.exc_info = masked(logging.Formatter().formatException(record.exc_info)), None
+        return record
+
+    logging.setLogRecordFactory(masked_record)
+
+
+@contextmanager
+def secrets_masked() -> Iterator[None]:
+    """The same for the length of a block."""
+    make = logging.getLogRecordFactory()
+    with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr):
+        mask_secrets()
+        try:
+            yield
+        finally:
+            logging.setLogRecordFactory(make)

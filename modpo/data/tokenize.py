@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from modpo.config.sources import DataConfig
 from modpo.data.special_tokens import SpecialTokens
 from modpo.data.texts import Prompt
-from modpo.errors import InputError, Problem
+from modpo.errors import InputError, Problem, shown
+from modpo.model_files import UNLOADABLE, loading_problem
 
 Tokens = list[int]
 Turns = tuple[tuple[str, str], ...]
@@ -51,18 +52,17 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
         InputError: it cannot be loaded, or has no end-of-sequence token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            Problem(
-                code="MS-211",
-                what="the tokenizer cannot be loaded",
-                where="model.name_or_path",
-                got=" ".join(str(error).split())[:200],
-                wanted="a model with a tokenizer, on disk or on a hub that this machine can reach",
-                remedy="check the name and the network, or give a local folder",
-            )
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    except UNLOADABLE as error:
+        problem = Problem(
+            code="MS-211",
+            what="the tokenizer cannot be loaded",
+            where="model.name_or_path",
+            got=" ".join(str(error).split())[:200],
+            wanted="a model with a tokenizer, on disk or on a hub that this machine can reach",
+            remedy="check the name and the network, or give a local folder",
+        )
+        raise InputError(loading_problem(problem, error, shown(name_or_path))) from error
     if tokenizer.eos_token_id is None:
         raise InputError(
             Problem(

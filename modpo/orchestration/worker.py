@@ -32,7 +32,7 @@ from modpo.orchestration.group import train_group
 from modpo.orchestration.pulse import Pulse
 from modpo.orchestration.shortages import out_of_memory, out_of_space, peak_memory
 from modpo.orchestration.stopwatch import Stopwatch
-from modpo.telemetry import MetricsFile, quiet_libraries
+from modpo.telemetry import MetricsFile, mask_secrets, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
 from modpo.training.process_group import barrier, from_rank_zero
@@ -54,6 +54,7 @@ def work_until_closed(config: dict[str, Any]) -> None:
         config: `desk`, the name of the desk's actor, and `slot`, this slot's name.
     """
     quiet_libraries()
+    mask_secrets()
     rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
     last: Work | None = None
     with watched_by(Pulse(desk, config["slot"])):

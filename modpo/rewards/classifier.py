@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from modpo.config.rewards import ClassifierSettings
-from modpo.errors import InputError, Problem
+from modpo.errors import InputError, Problem, shown
+from modpo.model_files import UNLOADABLE, loading_problem
 from modpo.models import DTYPES, make_sequences, to_device
 from modpo.rewards.base import Completion, finite
 from modpo.rewards.rendering import Rendering, Tokens
@@ -168,12 +169,17 @@ def load_classifier(source: ClassifierSource, device: str, *, new_head: bool = F
     where, revision = source.name_or_path, source.revision
     head = {"num_labels": 1, "ignore_mismatched_sizes": True} if new_head else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
         model, found = AutoModelForSequenceClassification.from_pretrained(
-            where, revision=revision, dtype=DTYPES[source.dtype], output_loading_info=True, **head
+            where,
+            revision=revision,
+            trust_remote_code=False,
+            dtype=DTYPES[source.dtype],
+            output_loading_info=True,
+            **head,
         )
-    except (OSError, ValueError) as error:
-        raise InputError(_not_loadable(where, str(error))) from error
+    except UNLOADABLE as error:
+        raise InputError(loading_problem(_not_loadable(where, str(error)), error, shown(where))) from error
     missing = sorted(found["missing_keys"])
     if missing and not new_head:
         raise InputError(_without_head(where, missing))
@@ -200,10 +206,10 @@ def check_classifier(source: ClassifierSource, settings: ClassifierSettings, *, 
     """
     name = source.name_or_path
     try:
-        AutoTokenizer.from_pretrained(name, revision=source.revision)
-        found = AutoConfig.from_pretrained(name, revision=source.revision)
-    except (OSError, ValueError) as error:
-        raise InputError(_not_loadable(name, str(error))) from error
+        AutoTokenizer.from_pretrained(name, revision=source.revision, trust_remote_code=False)
+        found = AutoConfig.from_pretrained(name, revision=source.revision, trust_remote_code=False)
+    except UNLOADABLE as error:
+        raise InputError(loading_problem(_not_loadable(name, str(error)), error, shown(name))) from error
     if type(found) not in AutoModelForSequenceClassification._model_mapping:
         raise InputError(_not_loadable(name, f"a {found.model_type} model"))
     check_output(1 if new_head else found.num_labels, settings.output, name)

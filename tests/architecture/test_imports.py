@@ -51,7 +51,15 @@ ROWS = (
     ),
     ("modpo.rewards",),
     ("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
-    ("modpo.config", "modpo.artifacts", "modpo.lease", "modpo.ledger", "modpo.telemetry", "modpo.watch"),
+    (
+        "modpo.config",
+        "modpo.artifacts",
+        "modpo.lease",
+        "modpo.ledger",
+        "modpo.model_files",
+        "modpo.telemetry",
+        "modpo.watch",
+    ),
     ("modpo.core", "modpo.errors", "modpo.masking"),
 )
 ROW_OF = {entry: number for number, row in enumerate(ROWS) for entry in row}
