@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from modpo.config.together import alone_because
 from modpo.config.tree import SweepConfig
+from modpo.errors import escaped
 from modpo.lease import standing
 from modpo.ledger import read_point
 
@@ -95,12 +97,12 @@ def print_status(console: Console, run_dir: Path, manifest: Mapping[str, Any]) -
     for trial_id in manifest["trials"]:
         record = read_point(run_dir, trial_id)
         if record is None:
-            table.add_row(trial_id, "pending", *[""] * 6)
+            table.add_row(_plain(trial_id), "pending", *[""] * 6)
             continue
         step = f"{record.step}/{record.num_steps}"
         seconds = (f"{s:.0f}" for s in (record.device_seconds, record.evaluation_device_seconds))
         mfu = _share(record.training.mfu)
-        table.add_row(trial_id, record.status, step, str(record.attempts), *seconds, mfu, record.error)
+        table.add_row(_plain(trial_id), record.status, step, str(record.attempts), *seconds, mfu, _plain(record.error))
     console.print(table)
 
 
@@ -112,7 +114,7 @@ def print_jobs(console: Console, jobs: Sequence[Job]) -> None:
             moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "" for moment in (job.started, job.ended)
         )
         table.add_row(
-            job.job_id, job.run_path, job.status, "" if job.exit_status is None else str(job.exit_status), *moments
+            _plain(job.job_id), _plain(job.run_path), job.status, "" if job.exit_status is None else str(job.exit_status), *moments
         )
     console.print(table)
 
@@ -136,7 +138,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     costs = summary["costs"]
     shares = ", ".join(f"{part} {_share(costs[part]['share'])}" for part in ("training", "annotation", "evaluation"))
     console.print(f"device time {costs['device_seconds']:.0f} s: {shares}")
-    console.print(f"report: {run_dir / 'report' / 'index.html'}")
+    console.print(_plain(f"report: {run_dir / 'report' / 'index.html'}"))
 
 
 def _front_table(summary: Mapping[str, Any]) -> Table:
@@ -201,7 +203,7 @@ def print_findings(console: Console, findings: Iterable[Finding]) -> None:
     table = _table("", "what", "found", "do")
     for finding in findings:
         verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-        table.add_row(verdict, finding.what, finding.found, finding.remedy)
+        table.add_row(verdict, finding.what, _plain(finding.found), _plain(finding.remedy))
     console.print(table)
 
 
@@ -211,6 +213,11 @@ def _share(share: float | None) -> str:
 
 def _interval(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _plain(text: str | None) -> Text:
+    """Somebody's text as it is: no markup of it is obeyed, and no command to a terminal."""
+    return Text(escaped(text or ""))
 
 
 def _table(*columns: str, folded: str = "") -> Table:

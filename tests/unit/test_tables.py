@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from modpo.analysis.front import summarise_run
+from modpo.analysis.front import read_manifest, summarise_run
 from modpo.orchestration.overview import overview
-from modpo.tables import print_overview, print_summary
+from modpo.tables import print_overview, print_status, print_summary
 from tests.sweeps import VIVID, raw_sweep, world_sweep
 from tests.unit.analysis.ledgers import MadePoint, everywhere, make_config, write_run
 
@@ -70,3 +70,14 @@ def test_a_plan_folds_long_names_of_trials_and_cuts_nothing(console: Console, de
     assert "…" not in text and len(found.plan.trials) == len(NAMES)
     folded = "".join(cells(line)[0] for line in text.splitlines() if "│" in line)
     assert all(trial.trial_id in folded for trial in found.plan.trials)
+
+
+def test_somebodys_text_is_neither_markup_nor_a_command_to_the_terminal(console: Console, tmp_path: Path) -> None:
+    """An unknown tag, such as `[/x]`, would be an error of the table's own."""
+    error = "[/x] [red]loud[/red] \x1b[31mred\x1b[0m \u202egnp.exe \r\n"
+    point = MadePoint(trial_id="p", weights=(0.5, 0.5), status="failed", error=error)
+    run_dir = write_run(tmp_path, make_config("vivid", "brief"), [point])
+    print_status(console, run_dir, read_manifest(run_dir))
+    text = console.export_text()
+    assert r"[/x] [red]loud[/red] \x1b[31mred\x1b[0m \u202egnp.exe" in text
+    assert "\x1b" not in text.replace(r"\x1b", "")

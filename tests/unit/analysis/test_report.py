@@ -41,6 +41,22 @@ HOSTILE = (
     "\u202eexe.gnp\u202c \u2066isolated\u2069 \u200e\u200f\ufeff",
     "line\u2028separator\u2029paragraph",
     "=HYPERLINK(1)",
+    "<img src=x onerror=alert(1)//",
+    "<math><mtext></table><img src onerror=alert(1)>",
+    "<svg><animate onbegin=alert(1) attributeName=x>",
+    "<details open ontoggle=alert(1)>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<a href=data:text/html,<script>alert(1)</script>>x</a>",
+    "<base href=https://example.org/>",
+    "<meta http-equiv=refresh content='0;url=https://example.org'>",
+    "<form action=https://example.org><input name=x>",
+    "<style>@import 'https://example.org/x.css';</style>",
+    "<link rel=stylesheet href=https://example.org/x.css>",
+    "<textarea><script>alert(1)</script>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
+    "\"onmouseover=alert(1) x=\"",
+    "`${alert(1)}`",
+    "\\u003cscript\\u003ealert(1)",
 )
 # Only a message can hold half a character; no parquet file can.
 HOSTILE_ERROR = " ".join([*HOSTILE, "caf\udce9"])
