@@ -13,6 +13,7 @@ from modpo.config.quantised import check_quantised
 from modpo.config.rewards import ClassifierSettings, ColumnsReward, ImplicitReward, TrainedReward
 from modpo.config.together import check_together
 from modpo.config.tree import SweepConfig
+from modpo.config.workers import check_workers
 from modpo.core.weights import WeightVector, check_weights
 from modpo.errors import Problem, closest, shown
 
@@ -40,6 +41,7 @@ def check_tree(config: SweepConfig) -> list[Problem]:
         *check_offload(config),
         *check_quantised(config),
         *check_together(config),
+        *check_workers(config),
     ]
 
 

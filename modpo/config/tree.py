@@ -134,10 +134,18 @@ class ResourcesConfig(Frozen):
 
     num_workers: PositiveInt = 1
     """Ray Train workers (data-parallel ranks) of one trial."""
+    min_workers: PositiveInt | None = None
+    """Fewest workers that a trial goes on with when nodes are lost, until there is room for all again; as many as
+    num_workers if left out. The batch stays that of num_workers."""
     cpus_per_worker: PositiveFloat = 1.0
     """Processor cores of one worker."""
     gpus_per_worker: NonNegativeFloat | None = None
-    """GPUs of one worker; 1 where the cluster has GPUs and 0 elsewhere, if left out."""
+    """GPUs of one worker; 1 where the cluster has GPUs and 0 elsewhere, if left out. Trials of one worker may share a
+    GPU: 0.25 puts four on it."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that workers may be put on, such as `ray.io/accelerator-type: H100`; any node if left out."""
+    price_per_device_hour: NonNegativeFloat | None = None
+    """What a worker's device (its GPU, or its cores) costs an hour, in any currency, for `modpo plan`."""
     max_concurrent: PositiveInt | None = None
     """Trials at once; as many as fit if left out."""
     points_together: Literal["auto"] | PositiveInt = "auto"

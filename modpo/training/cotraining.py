@@ -62,7 +62,7 @@ def train_together(works: Sequence[Work], *, hooks: Sequence[Sequence[Hook]]) ->
     shape = known_shape(policy, longest=config.longest_sequence)
     model = _stacked_model(policy, longest=config.longest_sequence, num_policies=len(works))
     torch.manual_seed(trials[0].seed)
-    engine = StackedEngine(model, config.training, trained=model.policy)
+    engine = StackedEngine(model, config.training, num_workers=config.resources.num_workers, trained=model.policy)
     stores = [Checkpoints(point_dir(run_dir, trial.trial_id) / "checkpoints", engine.rank, barrier) for trial in trials]
 
     def micro_batch(called: torch.nn.Module, rows: list[int]) -> MicroBatchResult:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from modpo.config.optimisation import OptimisationConfig
 from modpo.kernels.stacked_lora import clip_each_policy
 from modpo.training.deepspeed_config import deepspeed_config
+from modpo.training.global_batch import global_batch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -55,20 +56,26 @@ class DeepSpeedEngine:
         model: torch.nn.Module,
         training: OptimisationConfig,
         *,
+        num_workers: int | None = None,
         trained: torch.nn.Module | None = None,
         clips: bool = True,
     ) -> None:
         """Takes the model's trainable parameters; torch.distributed must be initialised.
 
         Args:
+            num_workers: that the batch sizes of `training` are meant for; as many as there are, if left out.
             trained: the part of the model that is stored and sampled from, and whose names its weights have; all of
                 it, if left out.
             clips: whether DeepSpeed clips the gradients, by their global norm.
         """
+        self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
+        self.batch = global_batch(training, num_workers=num_workers or self.world_size, world_size=self.world_size)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         user = training.deepspeed.config_file
         settings = deepspeed_config(
             training,
+            micro_batches=self.batch.micro_batches,
+            num_trained=sum(parameter.numel() for parameter in trainable),
             low_precision=trainable[0].dtype == torch.bfloat16,
             user=json.loads(Path(user).read_text(encoding="utf-8")) if user else None,
         )
@@ -91,7 +98,6 @@ class DeepSpeedEngine:
         self._stage = int(self._engine.zero_optimization_stage())
         self._norm: Tensor | None = None
         self._trained = model if trained is None else trained
-        self.world_size, self.rank = dist.get_world_size(), dist.get_rank()
 
     @property
     def device(self) -> torch.device:
@@ -249,8 +255,15 @@ class StackedEngine(DeepSpeedEngine):
     than one element of a parameter.
     """
 
-    def __init__(self, model: torch.nn.Module, training: OptimisationConfig, *, trained: torch.nn.Module) -> None:
-        super().__init__(model, training, trained=trained, clips=False)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        training: OptimisationConfig,
+        *,
+        trained: torch.nn.Module,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__(model, training, num_workers=num_workers, trained=trained, clips=False)
         assert self._is_plain(), "stacked policies are trained without ZeRO, in float32"
         self._max_norm = training.max_grad_norm
         self._norms = torch.zeros(0)

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modpo.config.optimisation import OptimisationConfig
-from modpo.core.packing import balanced_shares
 from modpo.core.workload import StepTotals, Workload, step_rates, step_totals
 from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import CheckpointStore, TrainingState
@@ -77,8 +76,7 @@ def train(engine: TrainEngine, training: Training) -> int:
         TrialError: a loss or gradient is not finite.
     """
     settings = training.settings
-    per_rank = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    global_batch_size = per_rank * engine.world_size
+    global_batch_size = engine.batch.size
     num_steps = num_optimiser_steps(settings, num_rows=training.num_rows, global_batch_size=global_batch_size)
     order = SampleOrder(training.num_rows, seed=training.seed)
     step, totals, stopped = resume(engine, training.checkpoints)
@@ -132,32 +130,22 @@ def save(engine: TrainEngine, checkpoints: CheckpointStore, step: int, totals: S
 
 def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> tuple[Metrics, Workload]:
     """All micro-batches of one global batch; the ranks share each, so world size does not change what is trained on."""
-    size, accumulation = training.settings.per_device_train_batch_size, training.settings.gradient_accumulation_steps
+    batch = engine.batch
     means: dict[str, Tensor] = {}
     workload = Workload()
-    together = size * engine.world_size
-    for micro in range(accumulation):
-        share = _share(rows[micro * together : (micro + 1) * together], training.costs, engine)
-        result = training.micro_batch(engine.model, share)
-        # A mean over ranks of means over unequal shares would weigh rows unequally.
-        weight = len(share) / size
+    for number in range(batch.micro_batches):
+        together = batch.micro_batch(rows, number)
+        share = batch.share(together, training.costs, engine.rank)
+        weight = batch.weight(share)
+        # Every rank goes through every micro-batch with the others: one that has no row of it takes any, for nothing.
+        result = training.micro_batch(engine.model, share or together[:1])
         engine.micro_step(result.loss * weight, learning_rate=rate)
         for name, value in result.metrics.items():
-            means[name] = means.get(name, torch.zeros_like(value)) + value * (weight / accumulation)
-        workload += result.workload
+            means[name] = means.get(name, torch.zeros_like(value)) + value * (weight / batch.micro_batches)
+        if share:
+            workload += result.workload
     metrics, workload = _over_ranks(means, workload, engine.world_size)
     return {**metrics, "optim/grad_norm": engine.grad_norm()}, workload
-
-
-def _share(rows: list[int], costs: Sequence[int] | None, engine: TrainEngine) -> list[int]:
-    """This rank's rows of a micro-batch: as many tokens as the others have, where those are known."""
-    if engine.world_size == 1:
-        return rows
-    size = len(rows) // engine.world_size
-    if costs is None:
-        return rows[engine.rank * size : (engine.rank + 1) * size]
-    shares = balanced_shares([costs[row] for row in rows], engine.world_size)
-    return [rows[place] for place in sorted(shares[engine.rank])]
 
 
 def _over_ranks(means: dict[str, Tensor], workload: Workload, world_size: int) -> tuple[Metrics, Workload]:

@@ -110,7 +110,8 @@ def start_engine(config: SweepConfig, policy: torch.nn.Module, *, seed: int) -> 
     """Puts a policy under DeepSpeed, which may spread its weights over the ranks."""
     torch.manual_seed(seed)
     model_of_rows = ResponseModel(policy, longest=config.longest_sequence)
-    return DeepSpeedEngine(model_of_rows, config.training, trained=policy)
+    workers = config.resources.num_workers
+    return DeepSpeedEngine(model_of_rows, config.training, num_workers=workers, trained=policy)
 
 
 @torch.no_grad()

@@ -119,7 +119,7 @@ def _fit(work: Work, examples: Examples, folder: Path, hooks: Sequence[Hook]) ->
     if reward.gradient_checkpointing:
         checkpoint_activations(classifier.model)
     tokens = classifier.tokens(examples.texts, reward, fallback=plain_template(work.config))
-    engine: TrainEngine = DeepSpeedEngine(classifier.model, reward)
+    engine: TrainEngine = DeepSpeedEngine(classifier.model, reward, num_workers=work.config.resources.num_workers)
     try:
         steps = train(
             engine,

@@ -41,7 +41,10 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     shape = known_shape(policy, longest=config.longest_sequence)
     torch.manual_seed(config.seed)
     engine: TrainEngine = DeepSpeedEngine(
-        ResponseModel(policy, longest=config.longest_sequence), config.sft, trained=policy
+        ResponseModel(policy, longest=config.longest_sequence),
+        config.sft,
+        num_workers=config.resources.num_workers,
+        trained=policy,
     )
 
     def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:

@@ -15,6 +15,7 @@ from modpo.core.losses import LossSettings, PreferenceLoss, modpo_loss
 from modpo.core.trees import TreeBatch
 from modpo.core.workload import UNKNOWN_WORKLOAD, Workload
 from modpo.scoring import pair_logps
+from modpo.training.global_batch import GlobalBatch
 
 
 class TrainEngine(Protocol):
@@ -22,6 +23,7 @@ class TrainEngine(Protocol):
 
     world_size: int
     rank: int
+    batch: GlobalBatch
 
     @property
     def device(self) -> torch.device: ...

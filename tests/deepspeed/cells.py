@@ -63,6 +63,7 @@ class Cell(NamedTuple):
             dtype=self.dtype,
             lora=KINDS[self.kind] and (lora or KINDS[self.kind]),
             deepspeed=self.deepspeed,
+            num_workers=num_workers,
             per_device_train_batch_size=GLOBAL_BATCH_SIZE // num_workers // accumulation,
             gradient_accumulation_steps=accumulation,
             **training,

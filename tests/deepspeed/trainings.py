@@ -81,6 +81,7 @@ def sweep_config(
     dtype: str = "float32",
     lora: dict[str, Any] | None = None,
     load_in_4bit: bool = False,
+    num_workers: int = 1,
     objectives: Sequence[dict[str, Any]] | None = None,
     **training: Any,
 ) -> SweepConfig:
@@ -91,6 +92,7 @@ def sweep_config(
         **({} if objectives is None else {"objectives": list(objectives)}),
         model={"name_or_path": "", "dtype": dtype, "lora": lora, "load_in_4bit": load_in_4bit},
         data={"template": "{prompt}\n", "eval_fraction": 0.2},
+        resources={"num_workers": num_workers},
         sft={
             "data": {"path": str(world / "corpus.jsonl")},
             "learning_rate": 4e-3,

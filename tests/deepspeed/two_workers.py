@@ -29,6 +29,7 @@ from modpo.training.point import save_final
 from modpo.training.process_group import process_group
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
 from tests.deepspeed.cells import BY_NAME
+from tests.deepspeed.resizing import train_segment, uneven
 from tests.deepspeed.trainings import (
     DROPOUT_LORA,
     GLOBAL_BATCH_SIZE,
@@ -93,12 +94,26 @@ def accounts(place: Place) -> Iterator[tuple[str, Outcome]]:
         config = sweep_config(
             place.run_dir,
             lora=LORA,
+            num_workers=2,
             per_device_train_batch_size=4 // accumulation,
             gradient_accumulation_steps=accumulation,
             max_steps=ACCOUNTED_STEPS,
         )
         name = f"accounts-{accumulation}"
         yield name, train_to_end(place.run_dir, config, place.checkpoints(name), rows=one_pair_a_prompt)
+
+
+def segment(place: Place, kind: str, stage: str, name: str, until: str) -> Iterator[tuple[str, Outcome]]:
+    """Two workers have an elastic training until they are lost."""
+    train_segment(place.run_dir, kind, int(stage), place.output / name, until=int(until))
+    yield from ()
+
+
+def odd_batch(place: Place, num_workers: str) -> Iterator[tuple[str, Outcome]]:
+    """Two workers share the batch of another number of them."""
+    name = f"uneven-{num_workers}"
+    config = uneven(place.run_dir, num_workers=int(num_workers))
+    yield name, train_to_end(place.run_dir, config, place.checkpoints(name), rows=one_pair_a_prompt)
 
 
 def crossings(place: Place) -> Iterator[tuple[str, Outcome]]:
@@ -116,6 +131,7 @@ def crossing_config(run_dir: Path, kind: str, *, stage: int, num_workers: int) -
         run_dir,
         lora=KINDS[kind],
         deepspeed={"stage": stage},
+        num_workers=num_workers,
         per_device_train_batch_size=GLOBAL_BATCH_SIZE // num_workers,
         max_steps=12,
         save_steps=6,
@@ -187,7 +203,9 @@ def _odd_forward(engine: DeepSpeedEngine) -> float:
 
 def lone_nan(place: Place) -> Iterator[tuple[str, Outcome]]:
     """A loss that is not finite on rank 1 alone must end both ranks alike."""
-    config = sweep_config(place.run_dir, lora=LORA, deepspeed={"stage": 2}, per_device_train_batch_size=4, save_steps=1)
+    config = sweep_config(
+        place.run_dir, lora=LORA, deepspeed={"stage": 2}, num_workers=2, per_device_train_batch_size=4, save_steps=1
+    )
 
     def broken(plain: MicroBatch) -> MicroBatch:
         calls: list[int] = []
@@ -211,7 +229,7 @@ def lone_nan(place: Place) -> Iterator[tuple[str, Outcome]]:
 
 def together(place: Place) -> Iterator[tuple[str, Outcome]]:
     """Three points in every batch, each rank with its share of it; their final weights are where the ledger says."""
-    config = sweep_config(place.run_dir, lora=LORA, per_device_train_batch_size=4, max_steps=8)
+    config = sweep_config(place.run_dir, lora=LORA, num_workers=2, per_device_train_batch_size=4, max_steps=8)
     train_together(mixtures(place.output / "together", place.run_dir, config), hooks=[[], [], []])
     yield from ()
 
@@ -252,6 +270,8 @@ TASKS: dict[str, Callable[..., Iterator[tuple[str, Outcome]]]] = {
     "trained": trained,
     "lost": lost,
     "continued": continued,
+    "segment": segment,
+    "odd_batch": odd_batch,
 }
 
 

@@ -55,7 +55,10 @@ def plain_losses(raw: dict[str, Any], run: Path, place: Path, *, num_steps: int)
     config = parse_config(raw)
     size = config.training.per_device_train_batch_size * config.resources.num_workers
     whole = config.model_copy(
-        update={"training": config.training.model_copy(update={"per_device_train_batch_size": size})}
+        update={
+            "training": config.training.model_copy(update={"per_device_train_batch_size": size}),
+            "resources": config.resources.model_copy(update={"num_workers": 1}),
+        }
     )
     state = RunState(config, run, plan_sweep(config, load_inputs(config)[1]), cast(Session, InProcess()))
     found: dict[str, list[float]] = {}

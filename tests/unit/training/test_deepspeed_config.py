@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 
 from modpo.config.optimisation import OptimisationConfig
-from modpo.training.deepspeed_config import deepspeed_config
+from modpo.training.deepspeed_config import REDUCE_BUCKET
+from modpo.training.deepspeed_config import deepspeed_config as with_numbers
+
+deepspeed_config = partial(with_numbers, micro_batches=5, num_trained=1000)
 
 
 def settings(**deepspeed: Any) -> OptimisationConfig:
@@ -28,8 +32,15 @@ def test_sweep_file_alone() -> None:
     assert config["gradient_accumulation_steps"] == 5
     assert config["gradient_clipping"] == 0.7
     assert config["bf16"] == {"enabled": False}
-    assert config["zero_optimization"] == {"stage": 2}
+    assert config["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
     assert "train_batch_size" not in config, "it is the product with the world size, which DeepSpeed knows"
+
+
+def test_no_more_room_is_made_for_reducing_than_there_are_numbers() -> None:
+    """DeepSpeed would take 2 GB for the gradients of the smallest adapter."""
+    for trained, room in ((7, 7), (REDUCE_BUCKET + 1, REDUCE_BUCKET)):
+        config = with_numbers(settings(stage=1), micro_batches=1, num_trained=trained, low_precision=False)
+        assert config["zero_optimization"]["reduce_bucket_size"] == room
 
 
 def test_low_precision_weights_get_a_float32_master() -> None:
@@ -39,13 +50,16 @@ def test_low_precision_weights_get_a_float32_master() -> None:
 @pytest.mark.parametrize(
     ("offload", "expected"),
     [
-        ({}, {"stage": 3}),
-        ({"optimizer": True}, {"stage": 3, "offload_optimizer": {"device": "cpu"}}),
-        ({"parameters": True}, {"stage": 3, "offload_param": {"device": "cpu"}}),
+        ({}, {}),
+        ({"optimizer": True}, {"offload_optimizer": {"device": "cpu"}}),
+        ({"parameters": True}, {"offload_param": {"device": "cpu"}}),
     ],
 )
 def test_offload_goes_to_host_memory(offload: dict[str, bool], expected: dict[str, Any]) -> None:
-    assert deepspeed_config(settings(stage=3, offload=offload), low_precision=False)["zero_optimization"] == expected
+    assert (
+        deepspeed_config(settings(stage=3, offload=offload), low_precision=False)["zero_optimization"]
+        == {"stage": 3, "reduce_bucket_size": 1000} | expected
+    )
 
 
 def test_users_file_cannot_contradict_the_sweep_file() -> None:
@@ -60,11 +74,11 @@ def test_users_file_cannot_contradict_the_sweep_file() -> None:
         "optimizer": {"type": "SGD"},
         "scheduler": {"type": "OneCycle"},
         "wall_clock_breakdown": True,
-        "zero_optimization": {"stage": 1, "overlap_comm": True},
+        "zero_optimization": {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 5},
     }
     config = deepspeed_config(settings(stage=2), low_precision=False, user=user)
     alone = deepspeed_config(settings(stage=2), low_precision=False)
-    kept = {"wall_clock_breakdown": True, "zero_optimization": {"stage": 1, "overlap_comm": True}}
+    kept = {name: user[name] for name in ("wall_clock_breakdown", "zero_optimization")}
     assert config == {**alone, **kept}
 
 
@@ -75,7 +89,7 @@ def test_auto_as_in_files_for_the_hugging_face_trainer_means_the_default() -> No
     }
     config = deepspeed_config(settings(stage=1), low_precision=False, user=user)
     assert config["train_micro_batch_size_per_gpu"] == 3
-    assert config["zero_optimization"] == {"stage": 1, "overlap_comm": True}
+    assert config["zero_optimization"] == {"stage": 1, "overlap_comm": True, "reduce_bucket_size": 1000}
 
 
 def test_users_file_is_not_edited() -> None:
