@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from modpo.errors import Problem, SetupError
 from modpo.orchestration.autoscaler import node_groups
 from modpo.orchestration.desk import Desk
+from modpo.orchestration.gpus import ACCELERATOR_LABEL, GPU_GIB
 from modpo.orchestration.machine import LOCAL_DRIVERS
 from modpo.orchestration.resources import DRIVER_RESOURCE, NodeShape
 from modpo.telemetry import QUIET_ENVIRONMENT
@@ -81,17 +82,31 @@ def connected() -> Iterator[None]:
 
 def node_shapes() -> tuple[NodeShape, ...]:
     """What the live nodes have, or what an autoscaler may add up to where one is at work."""
-    live = [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
-    possible = [(group.resources, group.max_count) for group in node_groups()]
+    live = [(node["Resources"], node["Labels"], 1) for node in ray.nodes() if node["Alive"]]
+    possible = [(group.resources, None, group.max_count) for group in node_groups()]
     if possible:
         # Nodes of a group come and go with the work; the head is the only one that is surely there beside them.
-        live = [(resources, 1) for resources, _ in live if HEAD_RESOURCE in resources]
-    return tuple(
-        NodeShape(
-            cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), drivers=resources.get(DRIVER_RESOURCE, 0.0)
-        )
-        for resources, count in (*live, *possible)
-        for _ in range(count)
+        live = [(resources, labels, 1) for resources, labels, _ in live if HEAD_RESOURCE in resources]
+    return tuple(_shape(resources, labels) for resources, labels, count in (*live, *possible) for _ in range(count))
+
+
+def _shape(resources: dict[str, float], labels: dict[str, str] | None) -> NodeShape:
+    """A node by its resources, as Ray names them.
+
+    Args:
+        labels: None where the node is not there yet.
+    """
+    accelerator = next((name.split(":")[1] for name in resources if name.startswith("accelerator_type:")), None)
+    known = labels or ({ACCELERATOR_LABEL: accelerator} if accelerator else {})
+    return NodeShape(
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        drivers=resources.get(DRIVER_RESOURCE, 0.0),
+        labels=known,
+        has_more_labels=labels is None,
+        gpu_gib=GPU_GIB.get(accelerator or ""),
+        # Ray offers its share of a node's memory.
+        memory_gib=resources["memory"] / 2**30 if "memory" in resources else None,
     )
 
 

@@ -171,6 +171,10 @@ class Desk:
         """Why a slot lost its workers, as Ray says; they come back, or the slot is lost too."""
         self._causes[slot] = failure
 
+    async def excuse(self, slot: str) -> None:
+        """The workers of a slot are about to be exchanged for another number of them: that is no loss."""
+        self._excused.add(slot)
+
     async def slot_lost(self, slot: str, error: str) -> None:
         """A slot is gone for good: its work goes back to the queue, or fails when it was lost too often."""
         if slot not in self._slots:

@@ -22,6 +22,12 @@ from modpo.orchestration.resources import ResourcePlan
 MAX_SLOT_RESTARTS = 5
 POLL_S = 5.0
 
+# How often an elastic slot looks for room for more workers.
+RESIZE_CHECK_S = 30.0
+# After a loss Ray first tries with as many workers as there were, and waits so long for a node that is gone. What a new
+# node needs to boot is not in it: an elastic slot asks for workers only where a node is there.
+ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
+
 
 @dataclass(frozen=True)
 class SlotSettings:
@@ -71,22 +77,30 @@ class Slot:
         from ray.train.torch import TorchTrainer
 
         from modpo.orchestration.lost_workers import LostWorkers
+        from modpo.orchestration.resizes import Resizes
 
         resources = self._settings.resources
+        if resources.is_elastic:
+            # Read when `fit` starts the controller, which gets it from here.
+            os.environ |= ELASTIC_ENVIRONMENT
         trainer = TorchTrainer(
             _train_loop,
             train_loop_config={"desk": self._settings.desk, "slot": self._name},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.num_workers,
+                num_workers=(resources.min_workers, resources.num_workers)
+                if resources.is_elastic
+                else resources.num_workers,
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=resources.worker,
+                label_selector=resources.node_labels or None,
+                elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
             ),
             run_config=ray.train.RunConfig(
                 # The desk's name is new in every session, so Train finds no state of an earlier one to resume from.
                 name=f"{self._settings.desk}-{self._name}",
                 storage_path=self._settings.storage_path,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_SLOT_RESTARTS),
-                callbacks=[LostWorkers(self._settings.desk, self._name)],
+                callbacks=[LostWorkers(self._settings.desk, self._name), Resizes(self._settings.desk, self._name)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )

@@ -55,6 +55,22 @@ def test_work_is_leased_once_and_in_order(work: Any) -> None:
     run(story())
 
 
+def test_workers_that_are_exchanged_for_more_of_them_are_no_loss(work: Any) -> None:
+    """Without a single retry: twice resized, and then lost in earnest."""
+
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=0)
+        await desk.submit(work("a"))
+        assert await leased_id(desk, "s1") == "a"
+        for _ in range(2):
+            await desk.excuse("s1")
+            assert await leased_id(desk, "s1") == "a"
+        assert await leased_id(desk, "s1") == WAIT
+        assert (await desk.events("a", 0, 0))[-1]["kind"] == "failed"
+
+    run(story())
+
+
 def test_of_two_slots_that_wait_each_gets_a_piece_of_its_own(work: Any) -> None:
     """A regression: both woke for the first piece, and the second took from an empty queue."""
 
