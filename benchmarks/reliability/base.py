@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,14 +38,16 @@ COMMAND = "MODPO_RELIABILITY_COMMAND"
 
 
 def write_base_world(folder: Path) -> None:
-    """`model/`, `vivid.jsonl` and `brief.jsonl`: always the same bytes."""
+    """`model/`, `vivid.jsonl`, `brief.jsonl` and `corpus.jsonl`: always the same bytes."""
     generator = random.Random(WORLD_SEED)
     folder.mkdir(parents=True)
-    texts = []
+    texts, corpus = [], []
     for name, reward in (("vivid", vivid), ("brief", brief)):
         pairs = sampled_pairs(reward, PAIRS_PER_OBJECTIVE, generator)
         write_json_lines(folder / f"{name}.jsonl", pairs)
         texts += [pair[part] for pair in pairs for part in ("prompt", "chosen", "rejected")]
+        corpus += [{"prompt": pair["prompt"], "response": pair["chosen"]} for pair in pairs]
+    write_json_lines(folder / "corpus.jsonl", corpus)
     write_model(folder / "model", texts=texts, seed=WORLD_SEED)
 
 
@@ -198,21 +199,25 @@ def new_run(folder: Path, world: Path, *, stage: int) -> Run:
     return Run(folder)
 
 
-def undisturbed(folder: Path, *, stage: int, patience_s: float) -> tuple[Run, float]:
-    """The base run of a ZeRO stage with nothing in its way, and the seconds it took.
+def undisturbed(folder: Path, *, stage: int, patience_s: float) -> Run:
+    """The base run of a ZeRO stage with nothing in its way; one that stands in the folder already is taken as it is.
+
+    Its world is that of all runs that are compared with it.
 
     Raises:
         RuntimeError: it did not end well.
     """
-    run = new_run(folder / f"undisturbed-{stage}", folder / "world", stage=stage)
-    started = time.monotonic()
-    command = Command(run.folder, 1)
-    try:
-        status = command.wait(patience_s)
-    finally:
-        command.end()
+    run, status, said = Run(folder / f"stage-{stage}"), 0, ""
+    if not run.folder.exists():
+        new_run(run.folder, folder / "world", stage=stage)
+        command = Command(run.folder, 1)
+        try:
+            status = command.wait(patience_s)
+        finally:
+            command.end()
+        said = command.said()
     if status != 0 or not all(run.is_finished(trial_id) for trial_id in run.trial_ids):
-        raise RuntimeError(f"the undisturbed run ended with {status}:\n{command.said()}")
+        raise RuntimeError(f"the undisturbed run ended with {status}:\n{said}")
     if len(run.trial_ids) != POINTS:
         raise RuntimeError(f"the base run has {len(run.trial_ids)} points, not {POINTS}")
-    return run, time.monotonic() - started
+    return run

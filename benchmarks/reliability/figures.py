@@ -40,12 +40,14 @@ class Options:
     Attributes:
         kills: how many processes are killed.
         seed: fixes which, and when.
-        folder: takes all runs; empty at first.
+        folder: takes the runs of this part; empty at first.
+        shared: has the undisturbed runs, for all parts.
     """
 
     kills: int
     seed: int
     folder: Path
+    shared: Path
     say: Say
 
 
@@ -65,6 +67,7 @@ class Measure(Protocol):
 
 MEASURES = {
     "corruption": "benchmarks.reliability.corruption",
+    "winners": "benchmarks.reliability.winners",
     "kills": "benchmarks.reliability.kills",
 }
 """By name, in the order in which they run. A part that cannot be measured yet does not stand here."""

@@ -30,8 +30,8 @@ def measure(options: Options) -> Measured:
             continue
         stage = STAGES[number % len(STAGES)]
         if stage not in whole:
-            whole[stage], seconds = undisturbed(options.folder, stage=stage, patience_s=PATIENCE_S)
-            options.say(f"ZeRO {stage}, undisturbed: {seconds:.0f} s")
+            options.say(f"ZeRO {stage}, undisturbed")
+            whole[stage] = undisturbed(options.shared, stage=stage, patience_s=PATIENCE_S)
         done = _one_sweep(options, number, stage, kills)
         sweeps.append((stage, done))
         waiting = [*(waiting if number < len(plan) else []), *done.slipped]
@@ -41,7 +41,7 @@ def measure(options: Options) -> Measured:
 def _one_sweep(options: Options, number: int, stage: int, kills: list[Kill]) -> Disturbed:
     started = time.monotonic()
     options.say(f"sweep {number}, ZeRO {stage}, {len(kills)} kills")
-    run = new_run(options.folder / f"sweep-{number}", options.folder / "world", stage=stage)
+    run = new_run(options.folder / f"sweep-{number}", options.shared / "world", stage=stage)
     done = disturb(run, kills, options.say)
     options.say(f"  {done.failed or 'ended well'} after {time.monotonic() - started:.0f} s, {done.commands} commands")
     for kill in done.slipped:

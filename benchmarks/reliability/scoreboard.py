@@ -29,7 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=KILLS, help="how many processes are killed")
     parser.add_argument("--seed", type=int, default=SEED, help="fixes which, and when")
     parser.add_argument("--results", type=Path, default=RESULTS / "reliability.json", help="where figures are written")
-    parser.add_argument("--keep", type=Path, help="an empty folder for all runs, which are otherwise deleted")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="a folder for all runs, which are otherwise deleted; undisturbed ones that it has are not run again",
+    )
     given = parser.parse_args(arguments)
     console = Console()
     folder = given.keep or Path(tempfile.mkdtemp(prefix="modpo-reliability-"))
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         measured = {}
         for name in given.only or MEASURES:
             say(name)
-            measured[name] = measure(name, Options(given.kills, given.seed, folder / name, say))
+            measured[name] = measure(name, Options(given.kills, given.seed, folder / name, folder / "undisturbed", say))
     finally:
         if given.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
