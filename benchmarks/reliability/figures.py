@@ -68,6 +68,7 @@ class Measure(Protocol):
 MEASURES = {
     "corruption": "benchmarks.reliability.corruption",
     "winners": "benchmarks.reliability.winners",
+    "inputs": "benchmarks.reliability.inputs",
     "kills": "benchmarks.reliability.kills",
 }
 """By name, in the order in which they run. A part that cannot be measured yet does not stand here."""
