@@ -114,7 +114,11 @@ def print_jobs(console: Console, jobs: Sequence[Job]) -> None:
             moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "" for moment in (job.started, job.ended)
         )
         table.add_row(
-            _plain(job.job_id), _plain(job.run_path), job.status, "" if job.exit_status is None else str(job.exit_status), *moments
+            _plain(job.job_id),
+            _plain(job.run_path),
+            job.status,
+            "" if job.exit_status is None else str(job.exit_status),
+            *moments,
         )
     console.print(table)
 

@@ -82,28 +82,24 @@ def connected() -> Iterator[None]:
 
 def node_shapes() -> tuple[NodeShape, ...]:
     """What the live nodes have, or what an autoscaler may add up to where one is at work."""
-    live = [(node["Resources"], node["Labels"], 1) for node in ray.nodes() if node["Alive"]]
-    possible = [(group.resources, None, group.max_count) for group in node_groups()]
-    if possible:
+    live, groups = [node for node in ray.nodes() if node["Alive"]], node_groups()
+    if groups:
         # Nodes of a group come and go with the work; the head is the only one that is surely there beside them.
-        live = [(resources, labels, 1) for resources, labels, _ in live if HEAD_RESOURCE in resources]
-    return tuple(_shape(resources, labels) for resources, labels, count in (*live, *possible) for _ in range(count))
+        live = [node for node in live if HEAD_RESOURCE in node["Resources"]]
+    possible = (_shape(group.resources, group.labels, exists=False) for group in groups for _ in range(group.max_count))
+    return (*(_shape(node["Resources"], node["Labels"]) for node in live), *possible)
 
 
-def _shape(resources: dict[str, float], labels: dict[str, str] | None) -> NodeShape:
-    """A node by its resources, as Ray names them.
-
-    Args:
-        labels: None where the node is not there yet.
-    """
+def _shape(resources: dict[str, float], labels: dict[str, str], *, exists: bool = True) -> NodeShape:
+    """A node by its resources and labels, as Ray names them; one that is yet to come will get more labels."""
     accelerator = next((name.split(":")[1] for name in resources if name.startswith("accelerator_type:")), None)
-    known = labels or ({ACCELERATOR_LABEL: accelerator} if accelerator else {})
+    known = {ACCELERATOR_LABEL: accelerator} | labels if accelerator else labels
     return NodeShape(
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         drivers=resources.get(DRIVER_RESOURCE, 0.0),
         labels=known,
-        has_more_labels=labels is None,
+        has_more_labels=not exists,
         gpu_gib=GPU_GIB.get(accelerator or ""),
         # Ray offers its share of a node's memory.
         memory_gib=resources["memory"] / 2**30 if "memory" in resources else None,

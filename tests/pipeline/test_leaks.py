@@ -34,7 +34,9 @@ def test_no_secret_is_anywhere(made: CanaryRun) -> None:
 
 def test_the_masked_lines_are_there(made: CanaryRun) -> None:
     """The function did print: its lines are in Ray's logs, without the secrets."""
-    logs = [path.read_text(errors="replace") for path in made.folder.rglob("*") if path.suffix in {".out", ".err", ".log"}]
+    logs = [
+        path.read_text(errors="replace") for path in made.folder.rglob("*") if path.suffix in {".out", ".err", ".log"}
+    ]
     assert any("secrets: <secret> <secret>" in log for log in logs)
 
 

@@ -54,7 +54,7 @@ HOSTILE = (
     "<link rel=stylesheet href=https://example.org/x.css>",
     "<textarea><script>alert(1)</script>",
     "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
-    "\"onmouseover=alert(1) x=\"",
+    '"onmouseover=alert(1) x="',
     "`${alert(1)}`",
     "\\u003cscript\\u003ealert(1)",
 )
