@@ -36,6 +36,10 @@ class Listener(Protocol):
         """Whether this machine is about to be taken away."""
 
 
+class LeaveError(Exception):
+    """Work was left because its machine is about to be taken away; what was done is on storage."""
+
+
 class Nobody:
     """Listens where work runs by itself."""
 

@@ -54,6 +54,7 @@ class StepTotals:
     Attributes:
         device_seconds: wall-clock seconds inside the steps times devices.
         peak_flops: operations of a large matrix product that the devices could have done in these seconds.
+        skipped_steps: those that left the weights as they were, because a gradient was not finite.
     """
 
     tokens: int | None = 0
@@ -61,17 +62,28 @@ class StepTotals:
     flops: int | None = 0
     device_seconds: float | None = 0.0
     peak_flops: float | None = 0.0
+    skipped_steps: int = 0
 
     def __add__(self, other: StepTotals) -> StepTotals:
-        return StepTotals(*(_sum(mine, theirs) for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return StepTotals(
+            tokens=_sum(self.tokens, other.tokens),
+            padded_tokens=_sum(self.padded_tokens, other.padded_tokens),
+            flops=_sum(self.flops, other.flops),
+            device_seconds=_sum(self.device_seconds, other.device_seconds),
+            peak_flops=_sum(self.peak_flops, other.peak_flops),
+            skipped_steps=self.skipped_steps + other.skipped_steps,
+        )
 
     def part(self, count: int) -> StepTotals:
         """One of `count` equal parts, of trainings that had their steps in common."""
-        counts = (
-            None if number is None else number // count for number in (self.tokens, self.padded_tokens, self.flops)
+        return StepTotals(
+            tokens=None if self.tokens is None else self.tokens // count,
+            padded_tokens=None if self.padded_tokens is None else self.padded_tokens // count,
+            flops=None if self.flops is None else self.flops // count,
+            device_seconds=_ratio(self.device_seconds, count),
+            peak_flops=_ratio(self.peak_flops, count),
+            skipped_steps=self.skipped_steps,
         )
-        times = (None if number is None else number / count for number in (self.device_seconds, self.peak_flops))
-        return StepTotals(*counts, *times)
 
     @property
     def padded_ratio(self) -> float | None:

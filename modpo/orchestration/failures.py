@@ -23,7 +23,7 @@ from modpo.errors import ModpoError, root_cause
 FailureClass = Literal["input", "setup", "numeric", "code", "memory", "infrastructure", "preemption"]
 
 CLASS_OF_STATUS: dict[int, FailureClass] = {2: "input", 3: "setup", 4: "setup"}
-NUMERIC_CODES = frozenset({"MS-501"})
+NUMERIC_CODES = frozenset({"MS-501", "MS-504"})
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 # Storage that answers again a moment later.
 HICCUPS = frozenset(
@@ -66,6 +66,8 @@ class Failure:
 
 
 WORKERS_DIED = Failure("infrastructure", "its workers died")
+# Of an elastic slot Ray says nothing when there is room for more workers, or for fewer only.
+RESIZED = Failure("preemption", "there are more or fewer workers now")
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
@@ -45,6 +46,14 @@ class AnnotatedPairs:
         lengths: NDArray[np.int32] = self.table.records["lengths"][self.rows[np.asarray(rows)], 1:]
         return lengths
 
+    def not_finite(self) -> NDArray[np.int64]:
+        """Rows with a reward or a reference log-probability that is no finite number."""
+        numbers = [self.table.records["reference_logps"], *(each for each in self.margin_rewards if each is not None)]
+        bad = np.zeros(len(self.rows), dtype=bool)
+        for values in numbers:
+            bad |= ~np.isfinite(values[self.rows]).all(axis=-1)
+        return np.flatnonzero(bad)
+
     def batch(self, rows: Sequence[int], device: torch.device) -> PreferenceBatch:
         index = self.rows[np.asarray(rows)]
         logps = torch.from_numpy(self.table.records["reference_logps"][index]).to(device)
@@ -63,6 +72,13 @@ class AnnotatedPairs:
                 rewards[:, :, column] = values[index]
         on_device = torch.from_numpy(rewards).to(device)
         return PairRewards(on_device[:, 0], on_device[:, 1])
+
+
+def pair_ids(reference: Path, rows: NDArray[np.int64]) -> list[str]:
+    """What the pairs of these rows of the table are called in the run's artefacts."""
+    column = pyarrow.parquet.read_table(reference / "table.parquet", columns=["pair_id"])["pair_id"]
+    names: list[str] = column.take(pyarrow.array(rows)).to_pylist()
+    return names
 
 
 def read_units(rewards: Path) -> dict[str, float]:

@@ -116,7 +116,8 @@ def stacked_micro_batch(
     loss = torch.stack([result.loss for result in results]).sum()
     metrics = {f"{number}/{name}": value for number, each in enumerate(results) for name, value in each.metrics.items()}
     workload = sum((result.workload for result in results), Workload())
-    return MicroBatchResult(loss, {"loss": loss.detach(), **metrics}, workload)
+    row_losses = torch.stack([result.row_losses for result in results if result.row_losses is not None]).sum(0)
+    return MicroBatchResult(loss, {"loss": loss.detach(), **metrics}, workload, row_losses=row_losses)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,14 @@ class DeepSpeedEngine:
         self._inner_optimizer().state.clear()
         self._stage = int(self._engine.zero_optimization_stage())
         self._norm: Tensor | None = None
+        self._has_nan: Tensor | None = None
+        self._begins_step = True
+        # Without ZeRO and a master copy the norm itself says so.
+        watched = [] if self._is_plain() else trainable
+        self._watching: list[Any] = [
+            parameter.register_hook(self._look_for_nan)  # type: ignore[no-untyped-call]  # torch does not say
+            for parameter in watched
+        ]
         self._trained = model if trained is None else trained
 
     @property
@@ -118,7 +126,10 @@ class DeepSpeedEngine:
         """Backward pass; at the end of an accumulation also clips and steps at this learning rate."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self._begins_step:
+            self._has_nan = None
         self._engine.backward(loss)
+        self._begins_step = bool(self._engine.is_gradient_accumulation_boundary())
         if self._engine.is_gradient_accumulation_boundary() and self._is_plain():
             self._norm = self._take_norm([p.grad for _, p in self._trainable() if p.grad is not None])
         self._engine.step()
@@ -127,6 +138,17 @@ class DeepSpeedEngine:
         """Global gradient norm of the last optimiser step, before clipping; not finite where a gradient was not."""
         norm = self._norm if self._is_plain() else self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
+
+    def was_step_skipped(self) -> bool:
+        """Whether DeepSpeed left the weights as they were in the last optimiser step: a gradient was not finite."""
+        return not self._engine.was_step_applied()
+
+    def had_nan_gradient(self) -> bool:
+        """Whether a gradient of this rank was no number in the last optimiser step, though it was not taken.
+
+        DeepSpeed gives such a step the norm of one whose gradient was too large: infinity.
+        """
+        return self._has_nan is not None and bool(self._has_nan)
 
     def parameters(self) -> dict[str, Tensor]:
         """All trained parameters in full float32, on rank 0's CPU, by name; an empty dict on the other ranks.
@@ -153,10 +175,16 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Frees what DeepSpeed holds and undoes what it changed, so that the next point starts in a clean process."""
+        for hook in self._watching:
+            hook.remove()
         self._engine.destroy()
         functional.linear = self._plain_linear
         if self._stage == 3:
             _forget_zero_3_models()
+
+    def _look_for_nan(self, gradient: Tensor) -> None:
+        found = gradient.isnan().any()
+        self._has_nan = found if self._has_nan is None else self._has_nan | found
 
     def _take_norm(self, gradients: list[Tensor]) -> Tensor:
         """Of the gradients that the next step is about to use; DeepSpeed then clips them itself."""

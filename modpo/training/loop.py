@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from modpo.config.optimisation import OptimisationConfig
 from modpo.core.workload import StepTotals, Workload, step_rates, step_totals
-from modpo.errors import Problem, TrialError
 from modpo.training.checkpoint import CheckpointStore, TrainingState
+from modpo.training.guard import Names, NumericGuard, RowLosses, StepNumbers
 from modpo.training.schedule import SampleOrder, learning_rate, num_optimiser_steps
 from modpo.training.step import MicroBatch, TrainEngine
-from modpo.watch import Rhythm, kept
+from modpo.watch import LeaveError, Rhythm, kept, must_leave
 
 Metrics = dict[str, float]
 
@@ -57,6 +57,8 @@ class Training:
     Attributes:
         costs: tokens of each row, so that ranks get equal shares of them; equal numbers of rows, if left out.
         peak_flops_per_second: what a device can do at best, where its utilisation is to be measured.
+        names: what rows are called where one is at fault.
+        about: what is trained, in words, for the same place.
     """
 
     settings: OptimisationConfig
@@ -67,13 +69,16 @@ class Training:
     hooks: Sequence[Hook] = ()
     costs: Sequence[int] | None = None
     peak_flops_per_second: float | None = None
+    names: Names = lambda rows: [str(row) for row in rows]
+    about: str = ""
 
 
 def train(engine: TrainEngine, training: Training) -> int:
     """Trains from the newest valid checkpoint, or from the start, to the end. Returns the last step.
 
     Raises:
-        TrialError: a loss or gradient is not finite.
+        TrialError: a loss or gradient is not finite, or too many steps in a row could not be taken.
+        LeaveError: a machine is about to be taken away; the state behind the last step is saved.
     """
     settings = training.settings
     global_batch_size = engine.batch.size
@@ -81,12 +86,12 @@ def train(engine: TrainEngine, training: Training) -> int:
     order = SampleOrder(training.num_rows, seed=training.seed)
     step, totals, stopped = resume(engine, training.checkpoints)
     engine.model.train()
-    rhythm = Rhythm()
+    rhythm, guard = Rhythm(), NumericGuard(training.names, training.about)
     while step < num_steps and not stopped:
         rows = order.indices(step * global_batch_size, global_batch_size)
         rate = learning_rate(settings, step=step, num_steps=num_steps)
         started = time.perf_counter()
-        metrics, workload = _optimiser_step(engine, training, rows, rate)
+        metrics, workload, (skipped, leaving), row_losses = _optimiser_step(engine, training, rows, rate)
         seconds = time.perf_counter() - started
         done = step_totals(
             workload,
@@ -94,14 +99,18 @@ def train(engine: TrainEngine, training: Training) -> int:
             num_devices=engine.world_size,
             peak_flops_per_second=training.peak_flops_per_second,
         )
-        step, totals = step + 1, totals + done
-        metrics |= {"optim/lr": rate, "perf/step_s": seconds, **step_rates(done, seconds=seconds)}
-        _refuse_non_finite(metrics, step, rows)
+        step, totals = step + 1, totals + replace(done, skipped_steps=int(skipped))
+        metrics |= {"optim/lr": rate, "optim/skipped_steps": totals.skipped_steps}
+        metrics |= {"perf/step_s": seconds, **step_rates(done, seconds=seconds)}
+        guard.look(StepNumbers(step, rows, rate, metrics, skipped, row_losses))
         stopped = _run_hooks(training.hooks, Progress(step, num_steps, metrics, totals, engine.module))
         rhythm.beat()
-        if stopped or step == num_steps or step % settings.save_steps == 0:
+        is_last = stopped or step == num_steps
+        if is_last or leaving or step % settings.save_steps == 0:
             rhythm.rest()
             save(engine, training.checkpoints, step, totals, stopped=stopped)
+        if leaving and not is_last:
+            raise LeaveError(f"a node is taken away; left at step {step}, which is saved")
     return step
 
 
@@ -119,7 +128,7 @@ def resume(engine: TrainEngine, checkpoints: CheckpointStore) -> tuple[int, Step
     if newest[0] is None:
         return 0, StepTotals(), False
     state = checkpoints.load(newest[0])
-    engine.load(state.parameters, state.moments, num_steps=state.step)
+    engine.load(state.parameters, state.moments, num_steps=state.step - state.totals.skipped_steps)
     return state.step, state.totals, state.stopped
 
 
@@ -128,10 +137,17 @@ def save(engine: TrainEngine, checkpoints: CheckpointStore, step: int, totals: S
     kept()
 
 
-def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], rate: float) -> tuple[Metrics, Workload]:
-    """All micro-batches of one global batch; the ranks share each, so world size does not change what is trained on."""
+def _optimiser_step(
+    engine: TrainEngine, training: Training, rows: list[int], rate: float
+) -> tuple[Metrics, Workload, tuple[bool, bool], RowLosses]:
+    """All micro-batches of one global batch; the ranks share each, so world size does not change what is trained on.
+
+    Returns:
+        Metrics, workload, whether the step was skipped and whether to leave, and the losses of this rank's rows.
+    """
     batch = engine.batch
     means: dict[str, Tensor] = {}
+    row_losses: list[tuple[list[int], Tensor | None]] = []
     workload = Workload()
     for number in range(batch.micro_batches):
         together = batch.micro_batch(rows, number)
@@ -144,36 +160,29 @@ def _optimiser_step(engine: TrainEngine, training: Training, rows: list[int], ra
             means[name] = means.get(name, torch.zeros_like(value)) + value * (weight / batch.micro_batches)
         if share:
             workload += result.workload
-    metrics, workload = _over_ranks(means, workload, engine.world_size)
-    return {**metrics, "optim/grad_norm": engine.grad_norm()}, workload
+            row_losses.append((share, result.row_losses))
+    flags = [engine.was_step_skipped(), must_leave(), engine.had_nan_gradient()]
+    metrics, workload, (skipped, leaving, has_nan) = _over_ranks(means, workload, flags, engine.world_size)
+    norm = math.nan if has_nan else engine.grad_norm()
+    return {**metrics, "optim/grad_norm": norm}, workload, (skipped, leaving), row_losses
 
 
-def _over_ranks(means: dict[str, Tensor], workload: Workload, world_size: int) -> tuple[Metrics, Workload]:
-    """Means of the metrics and the sum of the workloads, by one small all-reduce a step.
+def _over_ranks(
+    means: dict[str, Tensor], workload: Workload, flags: list[bool], world_size: int
+) -> tuple[Metrics, Workload, list[bool]]:
+    """Means of the metrics, the sum of the workloads, and which flags any rank has: one small all-reduce a step.
 
     Every rank sees the same numbers and so takes the same decisions.
     """
     values = torch.stack([value.double() for value in means.values()])
     if world_size > 1:
-        counts = torch.tensor(workload.as_floats(), dtype=torch.float64, device=values.device)
-        summed = torch.cat([values, counts])
+        others = torch.tensor([*flags, *workload.as_floats()], dtype=torch.float64, device=values.device)
+        summed = torch.cat([values, others])
         dist.all_reduce(summed)
-        values, workload = summed[: len(means)] / world_size, Workload.from_floats(summed[len(means) :].tolist())
-    return dict(zip(means, values.tolist(), strict=True)), workload
-
-
-def _refuse_non_finite(metrics: Metrics, step: int, rows: list[int]) -> None:
-    bad = [name for name in ("loss", "optim/grad_norm") if not math.isfinite(metrics[name])]
-    if bad:
-        raise TrialError(
-            Problem(
-                code="MS-501",
-                what=f"{' and '.join(bad)} not finite at step {step}",
-                where=f"rows {rows[:8]} of the training split",
-                wanted="finite numbers",
-                remedy="lower training.learning_rate, or raise the weight of the primary objective",
-            )
-        )
+        values, others = summed[: len(means)] / world_size, summed[len(means) :]
+        flags = [count > 0 for count in others[: len(flags)].tolist()]
+        workload = Workload.from_floats(others[len(flags) :].tolist())
+    return dict(zip(means, values.tolist(), strict=True)), workload, flags
 
 
 def _run_hooks(hooks: Sequence[Hook], progress: Progress) -> bool:

@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from modpo.artifacts import writing
-from modpo.config.spec import Work
+from modpo.config.spec import TrialSpec, Work
 from modpo.config.tree import SweepConfig
 from modpo.core.losses import LossSettings
-from modpo.errors import InternalError, Problem
+from modpo.errors import InternalError, Problem, TrialError
 from modpo.ledger import final_dir, point_dir
 from modpo.models import DTYPES, attach_adapter, checkpoint_activations, load_model, save_trained
 from modpo.scoring import ResponseModel, pair_logps
-from modpo.training.batches import AnnotatedPairs, read_annotated, read_units
+from modpo.training.batches import AnnotatedPairs, pair_ids, read_annotated, read_units
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.engine import DeepSpeedEngine
+from modpo.training.guard import SHOWN_ROWS
 from modpo.training.loop import Hook, Training, train
 from modpo.training.process_group import barrier
 from modpo.training.step import MicroBatchResult, TrainEngine, preference_micro_batch
@@ -84,6 +85,8 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 seed=trial.seed,
                 checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
                 hooks=hooks,
+                names=lambda rows: pair_ids(Path(work.inputs.reference), data.rows[list(rows)]),
+                about=described(trial, config.objective_names),
                 peak_flops_per_second=known_peak(shape, engine.device, DTYPES[config.model.dtype]),
             ),
         )
@@ -93,6 +96,15 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     finally:
         engine.close()
     return steps
+
+
+def described(trial: TrialSpec, objectives: Sequence[str]) -> str:
+    """What a point trades off, and how steep that makes its loss."""
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in zip(objectives, trial.weights, strict=True))
+    if trial.primary is None:
+        return f"weights {weights}; beta {trial.beta:g}"
+    of_primary = trial.weights[trial.primary]
+    return f"weights {weights}; w_k {of_primary:g}, beta / w_k {trial.beta / of_primary:.3g}"
 
 
 def build_policy(config: SweepConfig, start_model: str, *, seed: int) -> torch.nn.Module:
@@ -168,12 +180,30 @@ def commit_final(
 
 
 def annotated_pairs(work: Work) -> AnnotatedPairs:
-    """The pairs that the point of `work` trains on."""
+    """The pairs that the point of `work` trains on.
+
+    Raises:
+        TrialError: a reward or a log-probability of one of them is not finite.
+    """
     assert work.trial is not None
     config, inputs, trial = work.config, work.inputs, work.trial
-    return read_annotated(
+    data = read_annotated(
         Path(inputs.reference),
         Path(inputs.rewards) if trial.uses_rewards else None,
         sources=[config.objective_names[source] for source in trial.sources],
         weights=dict(zip(config.objective_names, trial.weights, strict=True)),
     )
+    bad = data.not_finite()
+    if len(bad):
+        names = pair_ids(Path(inputs.reference), data.rows[bad[:SHOWN_ROWS]])
+        raise TrialError(
+            Problem(
+                code="MS-501",
+                what="rewards or reference log-probabilities are not finite before the first step",
+                where=f"{len(bad)} of {len(data)} pairs: {', '.join(names)}",
+                got=described(trial, config.objective_names),
+                wanted="finite numbers",
+                remedy="mend the reward, delete the run's artifacts/rewards-* folder, and run again",
+            )
+        )
+    return data

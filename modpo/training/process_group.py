@@ -54,3 +54,12 @@ def from_rank_zero(value: T) -> T:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(holder, src=0)
     return holder[0]
+
+
+def on_any_rank(flag: bool) -> bool:
+    """Whether any rank says so; every rank must ask."""
+    flags = [flag]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        flags = [False] * dist.get_world_size()
+        dist.all_gather_object(flags, flag)
+    return any(flags)

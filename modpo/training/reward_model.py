@@ -150,13 +150,15 @@ def _micro_batch(classifier: Classifier, tokens: Sequence[Tokens], examples: Exa
     def bradley_terry(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
         both = [tokens[row] for row in rows] + [tokens[row + len(examples)] for row in rows]
         chosen, rejected = classifier.outputs(both, model=model)[:, 0].chunk(2)
-        loss = -functional.logsigmoid(chosen - rejected).mean()
+        losses = -functional.logsigmoid(chosen - rejected)
+        loss = losses.mean()
         gaps = (chosen - rejected).detach()
         accuracy = (gaps > 0).double() + 0.5 * (gaps == 0).double()
         return MicroBatchResult(
             loss,
             {"loss": loss.detach(), "rewards/margins": gaps.mean(), "rewards/accuracies": accuracy.mean()},
             _padded_workload(both),
+            row_losses=losses.detach(),
         )
 
     def regression(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
@@ -164,8 +166,9 @@ def _micro_batch(classifier: Classifier, tokens: Sequence[Tokens], examples: Exa
         outputs = classifier.outputs(read, model=model)[:, 0]
         assert examples.targets is not None
         wanted = torch.from_numpy((examples.targets[rows] - offset) / scale).to(outputs.device)
-        loss = functional.mse_loss(outputs, wanted)
-        return MicroBatchResult(loss, {"loss": loss.detach()}, _padded_workload(read))
+        losses = functional.mse_loss(outputs, wanted, reduction="none")
+        loss = losses.mean()
+        return MicroBatchResult(loss, {"loss": loss.detach()}, _padded_workload(read), row_losses=losses.detach())
 
     return bradley_terry if examples.targets is None else regression
 

@@ -33,6 +33,8 @@ class TrainEngine(Protocol):
     def model(self) -> torch.nn.Module: ...
     def micro_step(self, loss: Tensor, *, learning_rate: float) -> None: ...
     def grad_norm(self) -> float: ...
+    def was_step_skipped(self) -> bool: ...
+    def had_nan_gradient(self) -> bool: ...
     def parameters(self) -> dict[str, Tensor]: ...
     def moments(self) -> dict[str, Tensor]: ...
     def load(self, parameters: dict[str, Tensor], moments: dict[str, Tensor], *, num_steps: int) -> None: ...
@@ -46,11 +48,13 @@ class MicroBatchResult:
     Attributes:
         metrics: detached scalars, to be averaged over micro-batches and ranks.
         workload: to be summed over them.
+        row_losses: (B,) detached, of each row, where rows have losses of their own.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     workload: Workload = UNKNOWN_WORKLOAD
+    row_losses: Tensor | None = None
 
 
 MicroBatch = Callable[[torch.nn.Module, list[int]], MicroBatchResult]
@@ -74,13 +78,16 @@ def preference_result(
     """Loss, metrics and workload of a policy's log-probabilities of a batch."""
     loss = modpo_loss(policy, batch.reference, batch.margin_rewards, settings)
     metrics = preference_metrics(policy, batch.reference, loss, settings.beta)
-    return MicroBatchResult(loss.per_pair.mean(), metrics, _workload(batch.trees, shape))
+    return MicroBatchResult(
+        loss.per_pair.mean(), metrics, _workload(batch.trees, shape), row_losses=loss.per_pair.detach()
+    )
 
 
 def sft_micro_batch(model: torch.nn.Module, batch: TreeBatch, shape: MatmulShape | None = None) -> MicroBatchResult:
     """Supervised fine-tuning: mean negative log-probability of a response token."""
-    loss = -model(batch).sum() / len(batch.targets)
-    return MicroBatchResult(loss, {"loss": loss.detach()}, _workload(batch, shape))
+    row_losses = -model(batch)
+    loss = row_losses.sum() / len(batch.targets)
+    return MicroBatchResult(loss, {"loss": loss.detach()}, _workload(batch, shape), row_losses=row_losses.detach())
 
 
 def _workload(batch: TreeBatch, shape: MatmulShape | None) -> Workload:

@@ -27,6 +27,7 @@ def problem(code: str) -> Problem:
         (InputError(problem("MS-280")), "input", 2),
         (SetupError(problem("MS-404")), "setup", 4),
         (TrialError(problem("MS-501")), "numeric", 5),
+        (TrialError(problem("MS-504")), "numeric", 5),
         (ZeroDivisionError("division by zero"), "code", 5),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "code", 5),
         (FileNotFoundError(errno.ENOENT, "No such file"), "code", 5),
