@@ -154,6 +154,9 @@ class ResourcesConfig(Frozen):
     max_failures: NonNegativeInt = 3
     """How often in a row a trial may lose its workers, with nothing new on storage in between, before it has failed;
     nodes that were taken back do not count."""
+    hang_timeout: PositiveFloat = 60.0
+    """Seconds without a step or batch after which workers are hung and are started anew, or ten times as long as those
+    usually take; sixty times as much where a model is loaded, a kernel compiled or a checkpoint written."""
 
 
 class EvaluationConfig(Frozen):

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from modpo.config.spec import Work
 from modpo.errors import TrialError, root_cause
-from modpo.orchestration.failures import WORKERS_DIED, Failure, given_up, pause_s
+from modpo.orchestration.failures import RESIZED, WORKERS_DIED, Failure, given_up, pause_s
+from modpo.orchestration.hangs import Vigil, WorkerProcess
 from modpo.orchestration.shortages import out_of_memory
 
 CLOSED = "closed"
@@ -84,6 +85,7 @@ class Desk:
         self._excused: set[str] = set()
         # Why those of a slot were lost, until they have come back or are gone for good.
         self._causes: dict[str, Failure] = {}
+        self._vigil = Vigil(clock)
         self._num_opened = self._num_barren = 0
         self._closed = False
         self._abandoned: tuple[str, int] | None = None
@@ -155,6 +157,24 @@ class Desk:
         for piece in self._held_by(slot):
             piece.losses = 0
 
+    async def enrol(self, slot: str, worker: WorkerProcess, bound_s: float) -> None:
+        """A worker of a slot begins."""
+        self._vigil.enrol(slot, worker, bound_s)
+
+    async def beat(self, slot: str, bound_s: float) -> None:
+        """A worker of a slot came forward, and will again within so many seconds."""
+        self._vigil.hear(slot, bound_s)
+
+    async def hung(self, slot: str) -> list[WorkerProcess]:
+        """The workers of a slot that has work and says nothing of it for too long: they are to be ended."""
+        workers = self._vigil.hung(slot) if self._held_by(slot) else []
+        if workers:
+            cause = f"its workers were hung: nothing was heard of any for {self._vigil.silence_s(slot):.0f} s"
+            self._causes.setdefault(slot, Failure("infrastructure", cause))
+            # Should their end fail, they are named again.
+            self._vigil.wait_on(slot)
+        return workers
+
     async def finish(self, work_id: str, result: dict[str, Any]) -> None:
         self._pieces[work_id].left("finished", self._clock())
         await self._record(work_id, {"kind": "finished", "result": result})
@@ -168,8 +188,9 @@ class Desk:
         await self._record(work_id, {"kind": "failed", "error": error, "exit_status": exit_status})
 
     async def workers_lost(self, slot: str, failure: Failure) -> None:
-        """Why a slot lost its workers, as Ray says; they come back, or the slot is lost too."""
-        self._causes[slot] = failure
+        """Why a slot lost its workers: who knew it first knows it best. They come back, or the slot is lost too."""
+        self._causes.setdefault(slot, failure)
+        self._vigil.forget(slot)
 
     async def excuse(self, slot: str) -> None:
         """The workers of a slot are about to be exchanged for another number of them: that is no loss."""
@@ -243,7 +264,9 @@ class Desk:
 
     async def _again(self, slot: str) -> list[Work]:
         """What a slot whose workers have come back goes on with: all that it held, or the first of it."""
-        held = await self._held_after_loss(slot, WORKERS_DIED)
+        held = self._held_by(slot)
+        is_elastic = any(piece.work.config.resources.min_workers for piece in held)
+        held = await self._held_after_loss(slot, RESIZED if is_elastic else WORKERS_DIED)
         await asyncio.sleep(pause_s(max((piece.losses for piece in held), default=0)))
         return [piece.work for piece in held if not piece.is_over]
 

@@ -18,8 +18,10 @@ from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.errors import Problem, SetupError, TrialError
 from modpo.orchestration.cluster import connected, node_shapes, start_desk
+from modpo.orchestration.desk import Event
+from modpo.orchestration.failures import failure_of
 from modpo.orchestration.resources import check_workers, plan_resources
-from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform
+from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform, record_failure
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,9 @@ class Session:
             check_workers(self._config.model, resources)
             desk = f"desk-{uuid.uuid4().hex[:12]}"
             self._desk = start_desk(desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures)
-            self._settings = SlotSettings(desk, str(self._run_dir / "train"), resources)
+            self._settings = SlotSettings(
+                desk, str(self._run_dir / "train"), resources, self._config.resources.hang_timeout
+            )
             open_ahead(resources.slots, self._settings)
             logger.info("cluster ready in %.1f s: %d slots", time.monotonic() - started, resources.slots)
         return self._settings
@@ -83,17 +87,42 @@ class Session:
             TrialError: with the root cause of every piece that failed.
             SetupError: the same, where each failed for want of something on its machine.
         """
+        failed = [(work, end) for work, end in self._ends(works) if end["kind"] == "failed"]
+        if failed:
+            problems = [_failed(work, end["error"]) for work, end in failed]
+            raise work_error(problems, [end["exit_status"] for _, end in failed])
+
+    def wait_for(self, works: Sequence[Work]) -> None:
+        """Waits for points that are still at work though whoever waited for them is gone, as a Tune trial may be.
+
+        Raises:
+            TrialError: the desk is gone.
+        """
+        try:
+            pieces = ray.get(self._desk.snapshot.remote())
+        except ray.exceptions.RayActorError as error:
+            raise _desk_lost(error) from error
+        left = {piece["work_id"] for piece in pieces if piece["state"] in ("queued", "leased")}
+        for work, end in self._ends([work for work in works if work.work_id in left]):
+            if end["kind"] == "failed":
+                record_failure(work, end["error"], end["exit_status"])
+
+    def _ends(self, works: Sequence[Work]) -> list[tuple[Work, Event]]:
+        """The last event of each piece, once all are over.
+
+        Raises:
+            TrialError: the desk is gone.
+        """
         settings = self.settings
         pool = ThreadPoolExecutor(max_workers=max(1, len(works)))
         try:
             ends = list(pool.map(lambda work: list(perform(work, settings))[-1], works))
+        except ray.exceptions.RayActorError as error:
+            raise _desk_lost(error) from error
         finally:
             # After an interrupt nobody waits for the others: they end when the session disconnects.
             pool.shutdown(wait=False, cancel_futures=True)
-        failed = [(work, end) for work, end in zip(works, ends, strict=True) if end["kind"] == "failed"]
-        if failed:
-            problems = [_failed(work, end["error"]) for work, end in failed]
-            raise work_error(problems, [end["exit_status"] for _, end in failed])
+        return list(zip(works, ends, strict=True))
 
     def device_seconds(self) -> float:
         """What work that is no point's has taken so far; the ledger has the time of points.
@@ -111,6 +140,17 @@ class Session:
         except ray.exceptions.RayError:
             return []
         return pieces
+
+
+def _desk_lost(error: Exception) -> TrialError:
+    return TrialError(
+        Problem(
+            code="MS-506",
+            what="the run lost its desk, the process that hands out its work",
+            got=failure_of(error).cause,
+            remedy="run the same command again: everything finished is kept, the others go on from their checkpoints",
+        )
+    )
 
 
 def _failed(work: Work, error: str) -> Problem:

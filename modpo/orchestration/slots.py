@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from modpo.config.spec import Work
 from modpo.errors import root_cause
+from modpo.ledger import read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import Event
 from modpo.orchestration.resources import ResourcePlan
@@ -21,6 +24,7 @@ from modpo.orchestration.resources import ResourcePlan
 # A slot outlives a few lost workers. Then another is opened in its place; the desk counts what its work has lost.
 MAX_SLOT_RESTARTS = 5
 POLL_S = 5.0
+LOOK_S = 1.0
 
 # How often an elastic slot looks for room for more workers.
 RESIZE_CHECK_S = 30.0
@@ -36,11 +40,13 @@ class SlotSettings:
     Attributes:
         desk: name of the desk's actor.
         storage_path: where Ray Train keeps its own files.
+        hang_timeout_s: see `hangs.bound_s`.
     """
 
     desk: str
     storage_path: str
     resources: ResourcePlan
+    hang_timeout_s: float
 
 
 class Slot:
@@ -51,7 +57,7 @@ class Slot:
         self._name, self._settings = name, settings
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        threading.Thread(target=self._end_with_desk, daemon=True).start()
+        threading.Thread(target=self._look_after, daemon=True).start()
 
     def ping(self) -> None:
         """Answers while the driver lives."""
@@ -60,16 +66,24 @@ class Slot:
         """Returns when the Train run has ended."""
         self._thread.join()
 
-    def _end_with_desk(self) -> None:
-        """A run that was killed cannot send its slots home: a slot that finds its desk gone ends itself."""
+    def _look_after(self) -> None:
+        """Ends workers that are hung. A run that was killed cannot send its slots home: without a desk a slot ends."""
+        from modpo.orchestration.hung_workers import end_hung
+
         try:
             desk = ray.get_actor(self._settings.desk, namespace=NAMESPACE)
             while True:
-                ray.get(desk.ping.remote())
-                time.sleep(POLL_S)
+                if hung := ray.get(desk.hung.remote(self._name)):
+                    end_hung(hung, self._stacks_file())
+                time.sleep(LOOK_S)
         except (ValueError, ray.exceptions.RayActorError):
             # The Train run is this process's own and ends with it; Ray then frees its workers.
             os._exit(0)
+
+    def _stacks_file(self) -> Path:
+        """In the run's folder, for the stacks of workers that hang now."""
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        return Path(self._settings.storage_path).parent / "stacks" / f"{self._name}-{moment}.txt"
 
     def _run(self) -> None:
         # Imported in this process alone: Tune's trials import this module too, and need no torch in memory.
@@ -85,7 +99,11 @@ class Slot:
             os.environ |= ELASTIC_ENVIRONMENT
         trainer = TorchTrainer(
             _train_loop,
-            train_loop_config={"desk": self._settings.desk, "slot": self._name},
+            train_loop_config={
+                "desk": self._settings.desk,
+                "slot": self._name,
+                "hang_timeout_s": self._settings.hang_timeout_s,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=(resources.min_workers, resources.num_workers)
                 if resources.is_elastic
@@ -143,6 +161,14 @@ def perform(work: Work, settings: SlotSettings, together: Sequence[Work] = ()) -
             _report_dead_slots(desk, settings)
 
 
+def record_failure(work: Work, error: str, exit_status: int) -> None:
+    """A point that lost its workers too often had nobody left to say so."""
+    assert work.trial is not None
+    record = read_point(Path(work.run_dir), work.trial.trial_id)
+    if record is None or record.status != "failed":
+        update_point(Path(work.run_dir), work.trial, status="failed", error=error, exit_status=exit_status)
+
+
 def open_ahead(count: int, settings: SlotSettings) -> None:
     """Opens slots before there is work for them: their start-up then overlaps with what comes first."""
     desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
@@ -152,8 +178,12 @@ def open_ahead(count: int, settings: SlotSettings) -> None:
 
 def end_slots(settings: SlotSettings, *, patience_s: float) -> None:
     """Sends all slots home, and ends those that have not gone in time."""
-    desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
-    names = ray.get(desk.close.remote())
+    try:
+        desk = ray.get_actor(settings.desk, namespace=NAMESPACE)
+        names = ray.get(desk.close.remote())
+    except (ValueError, ray.exceptions.RayActorError):
+        # Without a desk they end by themselves.
+        return
     for name in names:
         actor = _find(name, settings)
         if actor is None:

@@ -180,6 +180,7 @@ def run_points(state: RunState, kind: Literal["vertex", "point"], trials: Sequen
         name="vertices" if kind == "vertex" else "sweep",
         storage_path=str(state.run_dir / "tune"),
     )
+    state.session.wait_for([work for group in groups for work in group])
 
 
 def _grouped(state: RunState, trials: Sequence[TrialSpec]) -> list[list[TrialSpec]]:

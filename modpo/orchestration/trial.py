@@ -10,8 +10,8 @@ from ray import tune
 
 from modpo.config.spec import TrialSpec, Work
 from modpo.lease import fenced
-from modpo.ledger import is_finished, is_trained, read_point, update_point
-from modpo.orchestration.slots import SlotSettings, perform
+from modpo.ledger import is_finished, is_trained, read_point
+from modpo.orchestration.slots import SlotSettings, perform, record_failure
 
 
 class PointFailedError(RuntimeError):
@@ -43,20 +43,12 @@ def _run(work: Work, together: Sequence[Work], settings: SlotSettings) -> None:
         return
     for event in perform(work, settings, together):
         if event["kind"] == "failed":
-            _record_failure(work, event["error"], event["exit_status"])
+            record_failure(work, event["error"], event["exit_status"])
             raise PointFailedError(event["error"])
         if event["kind"] == "finished":
             tune.report({**described, **point_row(work)})
         elif "step" in event:
             tune.report({**described, **event, "status": "training"})
-
-
-def _record_failure(work: Work, error: str, exit_status: int) -> None:
-    """A point that lost its workers too often had nobody left to say so."""
-    assert work.trial is not None
-    record = read_point(Path(work.run_dir), work.trial.trial_id)
-    if record is None or record.status != "failed":
-        update_point(Path(work.run_dir), work.trial, status="failed", error=error, exit_status=exit_status)
 
 
 def _is_done(work: Work) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from modpo.lease import check, fenced
 from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
+from modpo.orchestration.drains import DrainNotice
 from modpo.orchestration.failures import Failure, failure_of, is_out_of_memory, is_out_of_space
 from modpo.orchestration.group import train_group
 from modpo.orchestration.pulse import Pulse
@@ -35,10 +37,10 @@ from modpo.orchestration.stopwatch import Stopwatch
 from modpo.telemetry import MetricsFile, mask_secrets, quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
-from modpo.training.process_group import barrier, from_rank_zero
+from modpo.training.process_group import barrier, from_rank_zero, on_any_rank
 from modpo.training.reward_model import train_reward_model
 from modpo.training.sft import train_sft
-from modpo.watch import watched_by
+from modpo.watch import LeaveError, must_leave, watched_by
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +53,43 @@ def work_until_closed(config: dict[str, Any]) -> None:
     """The train loop of a slot (`train_loop_per_worker`): every rank runs it.
 
     Args:
-        config: `desk`, the name of the desk's actor, and `slot`, this slot's name.
+        config: `desk`, the name of the desk's actor, `slot`, this slot's name, and `hang_timeout_s`.
     """
     quiet_libraries()
     mask_secrets()
-    rank, desk = ray.train.get_context().get_world_rank(), ray.get_actor(config["desk"], namespace=NAMESPACE)
+    context, slot = ray.train.get_context(), config["slot"]
+    rank, desk = int(context.get_world_rank()), ray.get_actor(config["desk"], namespace=NAMESPACE)
+    notice = DrainNotice(asks=context.get_local_rank() == 0)
+    pulse = Pulse(desk, slot, config["hang_timeout_s"], notice.is_given)
+    pulse.enrol(rank)
+    with watched_by(pulse):
+        try:
+            _work(slot, desk, rank)
+        except LeaveError as error:
+            # The slot ends with its workers, and another takes up its work where there is room.
+            if rank == 0:
+                ray.get(desk.workers_lost.remote(slot, Failure("preemption", str(error))))
+
+
+def _work(slot: str, desk: Any, rank: int) -> None:
+    """Takes one piece of work after another.
+
+    Raises:
+        LeaveError: on all ranks, where the node of one of them is about to be taken away.
+    """
     last: Work | None = None
-    with watched_by(Pulse(desk, config["slot"])):
-        while True:
-            leased = from_rank_zero(ray.get(desk.lease.remote(config["slot"])) if rank == 0 else None)
-            if leased == CLOSED:
-                return
-            if isinstance(leased, list):
-                last = leased[0]
-                with fenced(Path(last.run_dir), last.epoch):
-                    _perform_all(leased, config["slot"], desk, rank)
-            elif last is not None and last.epoch and rank == 0:
-                _make_room(last, desk)
+    while True:
+        if on_any_rank(must_leave()):
+            raise LeaveError("a node is taken away; nothing was at work")
+        leased = from_rank_zero(ray.get(desk.lease.remote(slot)) if rank == 0 else None)
+        if leased == CLOSED:
+            return
+        if isinstance(leased, list):
+            last = leased[0]
+            with fenced(Path(last.run_dir), last.epoch):
+                _perform_all(leased, slot, desk, rank)
+        elif last is not None and last.epoch and rank == 0:
+            _make_room(last, desk)
 
 
 def _make_room(last: Work, desk: Any) -> None:
@@ -88,6 +110,8 @@ def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None
     if len(works) > 1:
         try:
             together = train_group(works, hooks_of, rank=rank, world_size=world_size)
+        except LeaveError:
+            raise
         except Exception as error:
             if failure_of(error).is_retried:
                 _give_way()
@@ -110,6 +134,8 @@ def _perform(work: Work, desk: Any, rank: int) -> None:
     """One piece of work from start to its last report; an error is the piece's own and never the slot's."""
     try:
         result = _WORK[work.kind](work, _reporter(work, desk, rank), rank)
+    except LeaveError:
+        raise
     except ConflictError as error:
         # Another driver has the run: its slots need the room of ours, which may not hear of it themselves.
         logger.error("%s ends: %s", work.work_id, root_cause(error))
@@ -274,7 +300,9 @@ def _hooks(work: Work, report: Report, rank: int, on_progress: Callable[[Progres
 
     def log(progress: Progress) -> bool:
         if rank == 0:
-            row = {"step": progress.step, "num_steps": progress.num_steps, **progress.metrics}
+            # The norm of a step that was skipped is infinite, which JSON has no word for.
+            finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
+            row = {"step": progress.step, "num_steps": progress.num_steps, **finite}
             metrics.append(row)
             report(row)
             if on_progress is not None:

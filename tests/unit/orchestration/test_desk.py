@@ -12,8 +12,10 @@ from modpo.config.spec import StageInputs, Work
 from modpo.config.tree import SweepConfig
 from modpo.orchestration.desk import CLOSED, WAIT, Desk
 from modpo.orchestration.failures import Failure
+from modpo.orchestration.hangs import WorkerProcess
 
 SHORT_S = 0.05
+WORKERS = tuple(WorkerProcess(rank, "n", 100 + rank, 1, "") for rank in (0, 1))
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -303,6 +305,64 @@ class TestLosses:
             assert await leased_id(desk, "s2") == "a"
 
         run(story())
+
+
+class TestSilence:
+    """Workers that say nothing, on a clock that is set by hand."""
+
+    async def at_work(self, desk: Desk, work: Any) -> None:
+        await desk.submit(work("a"))
+        for worker in WORKERS:
+            await desk.enrol("s1", worker, 600.0)
+        await leased_id(desk, "s1")
+
+    def test_all_ranks_are_named_once_and_the_loss_says_what_it_was(self, work: Any) -> None:
+        """Ray then reports how they died: by our own hand, which explains nothing."""
+        now = [0.0]
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0, clock=lambda: now[0])
+            await self.at_work(desk, work)
+            await desk.beat("s1", 60.0)
+            now[0] = 59.0
+            assert await desk.hung("s1") == []
+            now[0] = 61.0
+            assert await desk.hung("s1") == list(WORKERS)
+            assert await desk.hung("s1") == [], "they are being ended"
+            await desk.workers_lost("s1", Failure("infrastructure", "ActorDiedError"))
+            assert await leased_id(desk, "s1") == WAIT
+            (event,) = await desk.events("a", 0, SHORT_S)
+            assert event["error"].endswith("last: its workers were hung: nothing was heard of any for 61 s")
+
+        run(story())
+
+    def test_a_slot_without_work_has_nothing_to_say(self, work: Any) -> None:
+        now = [0.0]
+
+        async def story() -> None:
+            desk = Desk(max_slots=1, max_failures=0, clock=lambda: now[0])
+            await self.at_work(desk, work)
+            await desk.finish("a", {})
+            now[0] = 1e6
+            assert await desk.hung("s1") == []
+
+        run(story())
+
+
+def test_an_elastic_slot_that_grew_or_shrank_has_lost_nothing(work: Any) -> None:
+    """Ray begins anew with another number of workers, and names no error."""
+
+    async def story() -> None:
+        desk = Desk(max_slots=1, max_failures=0)
+        config = work("a").config
+        resources = config.resources.model_copy(update={"num_workers": 2, "min_workers": 1})
+        elastic = work("a").model_copy(update={"config": config.model_copy(update={"resources": resources})})
+        await desk.submit(elastic)
+        assert [await leased_id(desk, "s1") for _ in range(5)] == ["a"] * 5
+        await desk.workers_lost("s1", Failure("infrastructure", "its node died"))
+        assert await leased_id(desk, "s1") == WAIT, "an error counts as ever"
+
+    run(story())
 
 
 class TestDeviceSeconds:
