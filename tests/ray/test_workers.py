@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Start = Callable[[Path, Path], StartedRun]
 NAME = "pairs"
-HANG_TIMEOUT_S = 5
+HANG_TIMEOUT_S = 15
 
 
 def two_workers(world: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def test_a_trial_outlives_the_death_of_one_rank_and_another_that_hangs(
     text = stacks.read_text(encoding="utf-8")
     assert [line.split(",")[0] for line in text.splitlines() if line.startswith("rank ")] == ["rank 0", "rank 1"]
     assert text.count("state T (stopped)") == 1
-    assert text.count("_optimiser_step") >= 2, "both were in a step, the one waiting for the other"
+    assert text.count(" in train\n") == 2, "both were training, the one waiting for the other"
 
 
 def test_nothing_is_lost_where_a_node_is_taken_away_with_notice(
