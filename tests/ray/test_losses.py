@@ -112,7 +112,10 @@ def test_a_run_outlives_its_client_its_worker_node_its_driver_and_its_head(
 
 def resubmitted(job: Submitted, cluster: LocalCluster) -> str:
     """The cluster notices by itself that the driver is gone; until then it refuses the same run."""
-    cluster.wait_until(lambda: "FAILED" in cluster.modpo("jobs").stdout, "the lost driver was never noticed")
+    cluster.wait_until(
+        lambda: "FAILED" in {listed["status"] for listed in cluster.get("/api/jobs/")},
+        "the lost driver was never noticed",
+    )
     return job.submit(cluster)
 
 
