@@ -6,11 +6,12 @@ Asked nothing, transformers would ask the terminal whether to run such code. Eve
 from __future__ import annotations
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from modpo.errors import Problem
 
 # What transformers raises over files that hold something else than it expects.
-UNLOADABLE = (OSError, ValueError, TypeError, LookupError, StrictDataclassError)
+UNLOADABLE = (OSError, ValueError, TypeError, LookupError, StrictDataclassError, SafetensorError)
 
 
 def loading_problem(problem: Problem, error: Exception, name: str) -> Problem:

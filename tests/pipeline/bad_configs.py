@@ -85,6 +85,12 @@ def alias_bomb(indent: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# Of runs and objectives: they lead elsewhere, or pose as something else.
+HOSTILE_NAMES = (
+    "", ".", "..", "../../escape", "/abs/path", "a/b", "a\\b", "a b", "-rf", ".hidden", "~", "$HOME", "%2e%2e",
+    "<script>alert(1)</script>", "a\nb", "a\x00b", "a\x1b[31mb", "x" * 64, "x" * 300, "\u0430bc", "a\u202eb",
+    "a\u2024\u2024b", "größe", "a:b", "a*b", "a;b", "a|b", "`id`", "$(id)", "'",
+)  # fmt: skip
 FUNCTION = ("objectives", 0, "reward", "function")
 ENUMERATE = ("evaluation", "enumerate")
 
@@ -181,11 +187,7 @@ BAD_CONFIGS: dict[str, ConfigCase] = {
     # Names and paths
     **{
         f"the name {name[:20]!r}": ConfigCase(changed(("name",), name), ("MS-113",), "name")
-        for name in (
-            "", ".", "..", "../../escape", "/abs/path", "a/b", "a\\b", "a b", "-rf", ".hidden", "~", "$HOME", "%2e%2e",
-            "<script>alert(1)</script>", "a\nb", "a\x00b", "a\x1b[31mb", "x" * 64, "x" * 300, "\u0430bc", "a\u202eb",
-            "a\u2024\u2024b", "größe", "a:b", "a*b", "a;b", "a|b", "`id`", "$(id)", "'",
-        )
+        for name in HOSTILE_NAMES
     },
     "a storage path with a NUL": ConfigCase(section("storage_path", '"a\\0b"'), ("MS-113",), "storage_path"),
     "a storage path that is empty": ConfigCase(section("storage_path", '" "'), ("MS-113",), "storage_path"),
