@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from modpo.build_locks import build_locks
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.resources import HELPER_GIB_PER_TRIAL
 
@@ -82,8 +83,12 @@ def _threads() -> Iterator[Finding]:
 
 
 def _build_locks() -> Iterator[Finding]:
-    """A process killed while it compiled leaves a lock that every later build waits for, without a word."""
-    default = Path.home() / ".cache" / "torch_extensions"
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
-    for lock in sorted(root.glob("**/lock")):
-        yield Finding("note", "stale build lock", str(lock), "delete it if no process is compiling")
+    for lock in build_locks():
+        found = f"{lock.path}, {lock.age_s / 60:.0f} min old"
+        if lock.is_stale:
+            remedy = f"workers remove it when they start; before other programs build: rm {lock.path}"
+            yield Finding("note", "stale build lock", f"{found}, held by nobody", remedy)
+        elif lock.holders:
+            yield Finding("fine", "a build that goes on", f"{found}, held by process {lock.holders[0]}")
+        else:
+            yield Finding("note", "build lock", f"{found}, held by nobody here", "look for a build on other machines")

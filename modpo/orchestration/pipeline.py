@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +40,9 @@ from modpo.orchestration.stages import (
     start_path,
     sweep_is_done,
 )
+from modpo.orchestration.versions import earlier_versions, installed_versions, warn_of_versions
 
 Timings = dict[str, dict[str, Any]]
-
-RECORDED_VERSIONS = ("modpo", "ray", "torch", "deepspeed", "transformers", "peft", "datasets", "moocore")
-RECORDED_WHERE_INSTALLED = ("bitsandbytes",)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ def opened(
         resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
-        _write_manifest(run_dir, config, plan)
+        watcher.warn(_write_manifest(run_dir, config, plan))
         with Session(resolved, run_dir, num_trials=len(plan.trials)) as session, watcher.watching(session.snapshot):
             yield RunState(resolved, run_dir, plan, session, epoch), data
 
@@ -316,10 +312,15 @@ def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError | SetupError:
     return work_error(problems, statuses)
 
 
-def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None:
-    """The run's identity. Written again by every call, with the points of the present sweep."""
+def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> list[Problem]:
+    """The run's identity. Written again by every call, with the points of the present sweep.
+
+    Returns:
+        What the call before gives reason to doubt.
+    """
     path = run_dir / "run.json"
-    created = read_json(path)["created_at"] if path.exists() else datetime.now(UTC).isoformat()
+    stored = read_json(path) if path.exists() else {}
+    created, earlier = stored.get("created_at", datetime.now(UTC).isoformat()), earlier_versions(stored)
     write_json(
         path,
         {
@@ -332,11 +333,8 @@ def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> None
                 stage: str(stage_path(run_dir, stage, digest).relative_to(run_dir))
                 for stage, digest in (("rewards", plan.rewards), ("start_evaluation", plan.measurement))
             },
-            "versions": _versions(),
+            "versions": installed_versions(),
+            "earlier_versions": earlier,
         },
     )
-
-
-def _versions() -> dict[str, str]:
-    extras = (name for name in RECORDED_WHERE_INSTALLED if find_spec(name) is not None)
-    return {name: version(name) for name in (*RECORDED_VERSIONS, *extras)}
+    return list(warn_of_versions(earlier))

@@ -17,6 +17,7 @@ import ray.train.torch
 import torch.distributed as dist
 
 from modpo.annotate import annotate_shard
+from modpo.build_locks import remove_stale_locks
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
@@ -57,6 +58,7 @@ def work_until_closed(config: dict[str, Any]) -> None:
     """
     quiet_libraries()
     mask_secrets()
+    remove_stale_locks()
     context, slot = ray.train.get_context(), config["slot"]
     rank, desk = int(context.get_world_rank()), ray.get_actor(config["desk"], namespace=NAMESPACE)
     notice = DrainNotice(asks=context.get_local_rank() == 0)

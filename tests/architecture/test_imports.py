@@ -54,6 +54,7 @@ ROWS = (
     (
         "modpo.config",
         "modpo.artifacts",
+        "modpo.build_locks",
         "modpo.lease",
         "modpo.ledger",
         "modpo.model_files",
