@@ -161,15 +161,23 @@ def _check_functions(config: SweepConfig) -> Iterator[Problem]:
             )
 
 
+def module_file(module: str) -> Path | None:
+    """Source file of a module, found without importing it or the packages above it, as `importlib.util` would."""
+    parts, path, spec = module.split("."), None, None
+    for depth in range(len(parts)):
+        name = ".".join(parts[: depth + 1])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is None or (spec.submodule_search_locations is None and depth < len(parts) - 1):
+            return None
+        path = spec.submodule_search_locations
+    origin = spec.origin if spec is not None else None
+    return Path(origin) if origin is not None and Path(origin).is_file() else None
+
+
 def _module_source(module: str) -> str | None:
-    """Source text of a module; finding it imports its parent packages at most."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return None
-    return Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    file = module_file(module)
+    return None if file is None else file.read_text(encoding="utf-8", errors="replace")
 
 
 def _check_deepspeed_file(path: str, where: str, *, load_in_4bit: bool) -> Iterator[Problem]:

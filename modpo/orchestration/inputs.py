@@ -14,7 +14,7 @@ from modpo.config.tree import SweepConfig
 from modpo.data.demo import WORLD_VERSION
 from modpo.data.loading import LoadedData, data_digest, load_data
 from modpo.orchestration.digests import Inputs
-from modpo.orchestration.model_files import files_digest, model_parts
+from modpo.orchestration.model_parts import files_digest, model_parts
 from modpo.orchestration.own_code import code_digest
 
 

@@ -8,12 +8,12 @@ a name that it makes up.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from modpo.artifacts import digest_of, file_sha256
+from modpo.config.disk import module_file
 
 LIBRARY = "modpo"
 INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))
@@ -22,7 +22,7 @@ INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platli
 def code_digest(dotted: str) -> str:
     """Digest of the source of `module:function`; empty where there is no such module."""
     module = dotted.partition(":")[0]
-    origin = _origin(module)
+    origin = module_file(module)
     if origin is None:
         return ""
     root = _root(module, origin)
@@ -32,15 +32,6 @@ def code_digest(dotted: str) -> str:
             found[name] = path
             waiting.append(name)
     return digest_of([[name, file_sha256(found[name])] for name in sorted(found)])
-
-
-def _origin(module: str) -> Path | None:
-    """The file of the module that a reward names; finding it imports its parent packages at most."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None and Path(spec.origin).is_file() else None
 
 
 def _root(module: str, origin: Path) -> Path:

@@ -10,9 +10,10 @@ import pytest
 
 from modpo.config import load_config, parse_config
 from modpo.config.checks import check_config
-from modpo.config.disk import is_hub_id
+from modpo.config.disk import is_hub_id, module_file
 from modpo.config.points import primary_candidates, weight_vectors
 from modpo.errors import Problem
+from modpo.orchestration.own_code import code_digest
 from tests.sweeps import raw_sweep, write_sweep
 
 
@@ -192,6 +193,27 @@ class TestDisk:
             "objectives.0.reward.function",
             "'no_such_module.inner'",
         )
+
+    def test_code_is_found_without_running_any_of_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither the module nor the packages above it, which Python's own search would import."""
+        package = tmp_path / "outer" / "inner"
+        package.mkdir(parents=True)
+        canary = f"open({str(tmp_path / 'imported')!r}, 'w').close()\ndef score(prompts, responses): ...\n"
+        for path in (package.parent / "__init__.py", package / "__init__.py", package / "module.py"):
+            path.write_text(canary, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        for dotted, expected in (
+            ("outer:score", []),
+            ("outer.inner.module:score", []),
+            ("outer.inner.module:other", ["MS-145"]),
+            ("outer.inner.module.deeper:score", ["MS-144"]),
+            ("outer.nothing:score", ["MS-144"]),
+        ):
+            reward = {"type": "function", "function": dotted}
+            assert [code for code, _ in found(raw_sweep(objectives=objectives({"reward": reward}, {})))] == expected
+        assert module_file("outer.inner.module") == package / "module.py"
+        assert code_digest("outer.inner.module:score")
+        assert not (tmp_path / "imported").exists()
 
     def test_function_that_a_module_does_not_have(self) -> None:
         reward = {"type": "function", "function": "modpo.data.demo.rewards:livid"}
