@@ -20,7 +20,7 @@ from tests.pipeline.conftest import BUSY_TIMEOUT_S, Shell, small_sweep
 DATA = ("artifacts/prepared", "artifacts/labelled", "artifacts/start_evaluation", "points/*/evaluation*", "report/")
 SECRET_VARIABLES = (
     *("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_PASSWORD"),
-    *("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SERVICE_PASSPHRASE"),
+    *("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SERVICE_PASSPHRASE", "RAY_AUTH_TOKEN"),
 )
 SENTENCE = "zanzibarian quokkas hum"
 
@@ -85,7 +85,7 @@ def canary_run(world: Path, folder: Path) -> CanaryRun:
         folder: an empty one with a short path, as Ray's sockets lie below it.
     """
     canaries = {name: f"c4n4ry-{secrets.token_hex(12)}" for name in SECRET_VARIABLES}
-    canaries["HF_TOKEN"] = f"hf_{secrets.token_hex(17)}"
+    canaries |= {"HF_TOKEN": f"hf_{secrets.token_hex(17)}", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     shell = Shell(folder / "w", timeout_s=BUSY_TIMEOUT_S)
     shell.folder.mkdir(parents=True)
     (folder / "t").mkdir()
