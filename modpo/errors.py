@@ -134,5 +134,5 @@ def root_cause(error: BaseException) -> str:
     if isinstance(error, ModpoError) and error.problems:
         problem = error.problems[0]
         details = "; ".join(text for text in (problem.where, problem.got, problem.remedy) if text)
-        return f"{problem.what} ({problem.code}; {details})"
+        return masked(f"{problem.what} ({problem.code}; {details})")
     return masked(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])

@@ -75,7 +75,8 @@ def test_secrets_of_a_tree_by_name_and_by_form() -> None:
 
 def test_no_error_shows_one() -> None:
     problem = Problem(code="MS-113", what="x", where=f"--set a={VALUE}", got=repr(HF), remedy="y")
-    for text in (InputError(problem).render(), str(InputError(problem)), root_cause(ValueError(f"{VALUE} and {HF}"))):
+    error = InputError(problem)
+    for text in (error.render(), str(error), root_cause(error), root_cause(ValueError(f"{VALUE} and {HF}"))):
         assert VALUE not in text
         assert HF not in text
 
