@@ -30,7 +30,6 @@ from modpo.orchestration.inputs import load_inputs
 from modpo.orchestration.plan import plan_sweep
 from modpo.orchestration.session import Session
 from modpo.orchestration.stages import RunState, run_annotation
-from modpo.telemetry import quiet_libraries
 from modpo.training.loop import Hook, Progress
 from modpo.training.point import train_point
 from modpo.training.process_group import process_group
@@ -76,7 +75,6 @@ class Outcome:
 
 def measure(options: Options) -> Measured:
     """Every damage of every file of a checkpoint, then checkpoints that are whole and another training's."""
-    quiet_libraries()
     torch.set_num_threads(1)
     with process_group():
         write_base_world(options.folder / "world")

@@ -69,6 +69,7 @@ MEASURES = {
     "corruption": "benchmarks.reliability.corruption",
     "winners": "benchmarks.reliability.winners",
     "inputs": "benchmarks.reliability.inputs",
+    "elastic": "benchmarks.reliability.elastic",
     "kills": "benchmarks.reliability.kills",
 }
 """By name, in the order in which they run. A part that cannot be measured yet does not stand here."""

@@ -24,8 +24,8 @@ TITLES = {
 WORKER_TITLE = "ray::RayTrainWorker"
 HEAD_TITLE = "gcs/gcs_server "
 LOGS = "--log_dir="
-RANK = "[rank="
-"""Ray Train's own log of each worker has its rank, `Setting up process group for: env:// [rank=1, world_size=2]`."""
+RANK = "Setting up process group for: env:// [rank="
+"""As Ray Train's own log of each worker has it: `... [rank=1, world_size=2]`."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Processes:
         """Workers that live, by rank."""
         found: dict[int, int] = {}
         for path in self._logs().glob("train/ray-train-sys-worker-*.log"):
-            first = next(iter(path.read_text(encoding="utf-8", errors="replace").splitlines()), "")
-            with suppress(ValueError, KeyError):
-                line = json.loads(first)
-                if RANK in line["message"] and line["process"] in self.workers:
-                    found[int(line["message"].split(RANK)[1].split(",")[0])] = line["process"]
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                # The last line may be half written.
+                with suppress(ValueError, KeyError):
+                    if RANK in line and (entry := json.loads(line))["process"] in self.workers:
+                        found[int(entry["message"].split(RANK)[1].split(",")[0])] = entry["process"]
         return found
 
     def _logs(self) -> Path:

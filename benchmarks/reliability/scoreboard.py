@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.measuring import RESULTS, commit, machine, write_results
 from benchmarks.reliability.figures import MEASURES, Figure, Measured, Options, bar
+from modpo.telemetry import quiet_libraries
 
 KILLS = 60
 SEED = 6
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="a folder for all runs, which are otherwise deleted; undisturbed ones that it has are not run again",
     )
     given = parser.parse_args(arguments)
+    quiet_libraries()
     console = Console()
     folder = given.keep or Path(tempfile.mkdtemp(prefix="modpo-reliability-"))
     started = time.monotonic()
