@@ -12,7 +12,7 @@ from benchmarks.reliability.base import STEPS, Command, Run
 from benchmarks.reliability.figures import Say
 from benchmarks.reliability.kill_plan import GIVEN_AGAIN, Kill, Phase, Victim
 from benchmarks.reliability.moments import reached
-from benchmarks.reliability.processes import Processes, frozen, look, send
+from benchmarks.reliability.processes import Processes, frozen, is_alive, look, send
 
 POLL_S = 0.001
 LOOK_S = 0.25
@@ -163,23 +163,16 @@ class _Hunt:
 
     def _try_all(self, command: Command, processes: Processes) -> Hit | None:
         for kill in self.pending:
-            if self._is_due(kill, processes) and (hit := self._carry_out(kill, command)) is not None:
+            is_due = self._sign(kill, processes) is not None
+            if is_due and (hit := self._carry_out(kill, command, processes)) is not None:
                 return hit
         return None
 
-    def _is_due(self, kill: Kill, processes: Processes) -> bool:
-        return self._sign(kill, processes) is not None
-
-    def _carry_out(self, kill: Kill, command: Command) -> Hit | None:
-        """Stops whoever writes, looks again, and kills if the run is still in the phase."""
-        processes = look(command)
+    def _carry_out(self, kill: Kill, command: Command, processes: Processes) -> Hit | None:
+        """Stops whoever writes, at once, looks again, and kills if the run is still in the phase."""
         victims = processes.of(kill.victim)
-        with frozen({*processes.workers, *victims} - {command.process.pid}):
-            if kill.victim in (Victim.DRIVER, Victim.MACHINE):
-                send([command.process.pid], signal.SIGSTOP)
-            sign = self._sign(kill, processes)
-            if sign is None:
-                send([command.process.pid], signal.SIGCONT)
+        with frozen({*processes.workers, *victims}):
+            if not all(map(is_alive, victims)) or self._sign(kill, processes) is None:
                 return None
             self.seen |= self._all_signs(processes)
             hit = Hit(kill, command.number, standing(self.run))

@@ -93,6 +93,15 @@ def look(command: Command) -> Processes:
     return Processes(command.process.pid, titles)
 
 
+def is_alive(process: int) -> bool:
+    """Whether it is there, and not only waits for its parent."""
+    try:
+        status = (Path("/proc") / str(process) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
 def send(processes: Iterable[int], number: signal.Signals) -> None:
     """One after another, without a pause; those that have ended are passed over."""
     for process in processes:
