@@ -11,7 +11,7 @@
 # of your own asks for one, compile it here, once, and not at the first step of every container:
 #   --build-arg BUILD_BASE=IMAGE-WITH-NVCC-AND-PYTHON-3.12 --build-arg DEEPSPEED_OPS=DS_BUILD_CPU_ADAM=1
 ARG BUILD_BASE=python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
-ARG EXTRAS=cluster,gcp,quantization,rules
+ARG EXTRAS=cluster,gcp,quantization,rules,s3
 
 # Only the wheels of this stage go on.
 FROM ${BUILD_BASE} AS wheels

@@ -33,6 +33,7 @@ from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
 from modpo.core.packing import balanced_shares
 from modpo.data.pair_table import write_margin_rewards, write_pair_table
+from modpo.data.parts import part_files
 from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
 from modpo.models import load_model
 from modpo.rewards.base import Completion, CompletionKey
@@ -94,8 +95,8 @@ def shares(completions: Sequence[Completion], work: Work, num_shares: int) -> li
 
 
 def _scored_keys(parts: Path) -> set[str]:
-    """Completions whose values stand in parts that were committed."""
-    tables = (pyarrow.parquet.read_table(path, columns=["key"]) for path in parts.glob("part-*/part.parquet"))
+    """Completions whose values stand in parts that are whole."""
+    tables = (pyarrow.parquet.read_table(path, columns=["key"]) for path in part_files(parts))
     return {key for table in tables for key in table["key"].to_pylist()}
 
 
@@ -126,9 +127,7 @@ def merge_shards(work: Work, *, output: Path, description: Mapping[str, Any]) ->
         InternalError: a completion was not scored.
     """
     pairs = read_pairs(Path(work.inputs.training_pairs))
-    table = pyarrow.concat_tables(
-        pyarrow.parquet.read_table(path) for path in sorted(Path(work.output).glob("part-*/part.parquet"))
-    )
+    table = pyarrow.concat_tables(pyarrow.parquet.read_table(path) for path in part_files(Path(work.output)))
     position = {key: row for row, key in enumerate(table["key"].to_pylist())}
     wanted = [_key(completion) for pair in pairs for completion in pair_completions(pair)]
     check_coverage(work.kind, wanted=wanted, present=set(position))

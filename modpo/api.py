@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modpo.artifacts import verified
 from modpo.config import SweepConfig, load_config
 from modpo.ledger import PointRecord, read_point
+from modpo.storage import working_copy
 
 if TYPE_CHECKING:
     import pandas
@@ -55,8 +57,8 @@ class Run:
         return points[points["dominated"] == False]  # noqa: E712
 
     def weights_path(self, trial_id: str) -> Path:
-        """Folder of a point's trained adapter or model."""
-        return self.path / self.record(trial_id).final
+        """Folder of a point's trained adapter or model, fetched from an object store, every byte as it was written."""
+        return verified(self.path / self.record(trial_id).final)
 
 
 def plan(config: SweepConfig) -> Overview:
@@ -83,5 +85,6 @@ def load_run(path: str | Path) -> Run:
     """
     from modpo.analysis.front import read_manifest
 
-    read_manifest(Path(path))
-    return Run(Path(path))
+    run_dir = working_copy(str(path))
+    read_manifest(run_dir)
+    return Run(run_dir)

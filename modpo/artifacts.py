@@ -1,74 +1,89 @@
-"""Content-addressed stage outputs: written aside, SHA-256 manifest last, renamed; so whole or not there at all.
+"""What a run keeps: folders that are committed whole, with a SHA-256 of every file, and small JSON files.
 
-Everything that modpo keeps goes through `commit_directory` or `write_json`. Nothing here unpickles.
+A folder is written aside, its manifest last, and renamed; on an object store its files go under a name of their own and
+the manifest decides, by a conditional put: so a folder is whole or not there at all, whoever else writes it at once.
+
+Everything that modpo keeps goes through here. Nothing here unpickles.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from modpo.errors import InternalError, Problem
+from modpo.disk_space import room_for
+from modpo.errors import InternalError, Problem, SetupError
+from modpo.guards import ask_guards
+from modpo.manifests import (
+    MANIFEST,
+    Digests,
+    digest_of,
+    file_sha256,
+    folder_digest,
+    json_bytes,
+    manifest_of,
+    parsed_manifest,
+    sync_to_disk,
+    wrong_bytes,
+    wrong_size,
+)
+from modpo.storage import Stored, address, stored
+from modpo.transfer import fetch, upload
 
-MANIFEST = "manifest.json"
-DIGEST_CHARACTERS = 16
+__all__ = [
+    "MANIFEST",
+    "check_coverage",
+    "commit_directory",
+    "committed",
+    "create_json",
+    "damage_here",
+    "damage_of",
+    "digest_of",
+    "file_sha256",
+    "find_json",
+    "folder_digest",
+    "is_complete",
+    "is_valid",
+    "publish",
+    "read_json",
+    "remove",
+    "set_aside",
+    "stage_path",
+    "verified",
+    "write_json",
+    "write_json_lines",
+    "writing",
+]
 
-
-def digest_of(value: Any) -> str:
-    """Short SHA-256 of a JSON value; equal values give equal digests whatever their key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest over names and bytes of all files in a folder: changes when any byte does."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest_of([[str(path.relative_to(folder)), file_sha256(path)] for path in files])
-
-
-_guards: dict[Path, Callable[[], None]] = {}
-
-
-@contextmanager
-def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
-    """For the length of a block this process keeps nothing below a folder unless `check` returns: it raises."""
-    before = dict(_guards)
-    _guards[folder] = check
-    try:
-        yield
-    finally:
-        _guards.clear()
-        _guards.update(before)
-
-
-def ask_guards(path: Path) -> None:
-    """Raises where something below a guarded folder may not be written any more."""
-    for folder, check in list(_guards.items()):
-        if path.is_relative_to(folder):
-            check()
+# What this process has verified: a folder's manifest, as it was then.
+_verified: dict[Path, bytes] = {}
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically: a reader sees the old text or the new, never a part."""
     ask_guards(path)
+    place = stored(path)
+    if place is not None:
+        place.write(json_bytes(value))
+        return
     with _json_aside(path, value) as aside:
         aside.replace(path)
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Writes a JSON file only where there is none: of any number of processes at once, exactly one gets True."""
+    """Writes a JSON file only where there is none: of any number of processes at once, exactly one gets True.
+
+    Where an object store's answer is lost on its way, its own writer may get False too: the file tells.
+    """
+    place = stored(path)
+    if place is not None:
+        return place.create(json_bytes(value))
     with _json_aside(path, value) as aside:
         try:
             # A link is made by one call that fails where the name is taken, on NFS as well; a rename would replace.
@@ -82,11 +97,12 @@ def create_json(path: Path, value: Any) -> bool:
 @contextmanager
 def _json_aside(path: Path, value: Any) -> Iterator[Path]:
     """A JSON file beside `path`, synced, under a name that nobody reads; gone at the end."""
+    content = json_bytes(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        with room_for(path.parent, len(content)), aside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield aside
@@ -100,7 +116,38 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file: a run's own, or one in a committed folder that is here.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON.
+    """
+    place = stored(path)
+    if place is None or path.exists():
+        return json.loads(path.read_bytes())
+    content = place.read()
+    if content is None:
+        raise FileNotFoundError(place.url)
+    return json.loads(content)
+
+
+def find_json(path: Path) -> Any | None:
+    """The same, and None where there is none."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+
+
+def publish(source: Path, target: Path) -> None:
+    """Moves a file that is for people to its place in the run; readers of the place see the old one or the new."""
+    ask_guards(target)
+    place = stored(target)
+    if place is None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    else:
+        place.write(source.read_bytes())
 
 
 def stage_path(run_dir: Path, stage: str, digest: str) -> Path:
@@ -108,17 +155,113 @@ def stage_path(run_dir: Path, stage: str, digest: str) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder was committed. Presence of the manifest suffices: it is written before the rename."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder was committed. Presence of the manifest suffices: it is written last."""
+    place = stored(folder)
+    return (folder / MANIFEST).is_file() if place is None else (place / MANIFEST).exists()
 
 
 def is_valid(folder: Path) -> bool:
     """Whether a folder was committed and every byte is still what the manifest says."""
-    try:
-        files = read_json(folder / MANIFEST)["files"]
-        return all(file_sha256(folder / name) == sha for name, sha in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    return damage_of(folder) == ""
+
+
+def damage_of(folder: Path) -> str:
+    """What is wrong with a folder, for people; empty where every byte is what its manifest says.
+
+    Of one on an object store the sizes are looked at: its bytes are the store's to keep, and are checked when they are
+    fetched.
+    """
+    place = stored(folder)
+    content = _manifest_bytes(folder)
+    if content is None:
+        return f"it has no {MANIFEST}"
+    manifest = parsed_manifest(content)
+    if manifest is None:
+        return f"{MANIFEST} is damaged"
+    if place is not None:
+        return wrong_size(manifest, (place / manifest["at"]).sizes())
+    return wrong_bytes(folder, manifest)
+
+
+def verified(folder: Path) -> Path:
+    """A committed folder on this node, fetched where it is not, once every byte of it has been found right.
+
+    Each process checks it once; a node fetches it once. A damaged one is set aside: it is then as if it had never been.
+
+    Raises:
+        SetupError: it is damaged, or not there.
+    """
+    content = _manifest_bytes(folder)
+    if content is not None and _verified.get(folder) == content and (folder / MANIFEST).exists():
+        return folder
+    if damage := damage_here(folder):
+        set_aside(folder)
+        raise SetupError(
+            Problem(
+                code="MS-424",
+                what="what an earlier stage has stored is damaged",
+                where=address(folder),
+                got=damage,
+                wanted="every byte as it was written",
+                remedy="run the same command again: it is set aside, and made anew",
+            )
+        )
+    if content is not None:
+        _verified[folder] = content
+    return folder
+
+
+def damage_here(folder: Path) -> str:
+    """The same as `damage_of`, but of every byte on an object store too: the folder is fetched for that."""
+    place, content = stored(folder), _manifest_bytes(folder)
+    if (damage := damage_of(folder)) or place is None or content is None:
+        return damage
+    return fetch(place, folder, content)
+
+
+def committed(folder: Path, pattern: str) -> list[Path]:
+    """The committed folders in a folder whose names match, sorted by name."""
+    place = stored(folder)
+    if place is None:
+        found = [path.parent for path in folder.glob(f"{pattern}/{MANIFEST}")]
+    else:
+        names = [Path(name) for name in place.sizes()]
+        found = [folder / name.parent for name in names if name.match(f"{pattern}/{MANIFEST}") and len(name.parts) == 2]
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def set_aside(path: Path) -> str:
+    """Takes a damaged folder or JSON file out of everybody's way, keeping its bytes; returns where they are now."""
+    mark = f"bad-{uuid.uuid4().hex[:8]}"
+    _verified.pop(path, None)
+    place = stored(path)
+    if place is None:
+        target = path.with_name(f".{path.name}.{mark}")
+        # Somebody else may have seen the damage first.
+        with suppress(FileNotFoundError):
+            path.rename(target)
+        return str(target)
+    shutil.rmtree(path, ignore_errors=True)
+    decisive = place if path.suffix == ".json" else place / MANIFEST
+    content = decisive.read()
+    if content is not None:
+        Stored(f"{decisive.url}.{mark}").write(content)
+        decisive.remove()
+    return f"{decisive.url}.{mark}"
+
+
+def remove(path: Path) -> None:
+    """Deletes a folder, or a file, here and on the store; nothing where there is nothing."""
+    _verified.pop(path, None)
+    place = stored(path)
+    if place is not None:
+        # Without its manifest it is no longer there, whatever happens to the rest.
+        (place / MANIFEST).remove()
+        place.remove()
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,34 +271,55 @@ def writing(folder: Path, description: Mapping[str, Any]) -> Iterator[Path]:
     Args:
         folder: where the artefact will stand.
         description: what it is and what it was made from; stored in the manifest.
+
+    Raises:
+        SetupError: the disk is full.
     """
     ask_guards(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
     try:
-        yield aside
-        commit_directory(aside, folder, description)
+        with room_for(aside):
+            aside.mkdir()
+            yield aside
+            commit_directory(aside, folder, description)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def commit_directory(aside: Path, folder: Path, description: Mapping[str, Any]) -> None:
-    """Syncs every file, writes the manifest last and renames; an artefact that is already there is kept."""
-    files: dict[str, str] = {}
-    for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-        files[str(path.relative_to(aside))] = file_sha256(path)
-        _sync(path)
-    write_json(aside / MANIFEST, {"files": files, **description})
-    _sync(aside)
+def commit_directory(
+    aside: Path,
+    folder: Path,
+    description: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    digests: Digests | None = None,
+) -> None:
+    """Syncs every file, writes the manifest last and renames; an artefact that is already there is kept.
+
+    Args:
+        replace: remove what is there instead.
+        digests: SHA-256 of files that the disk has already, by name, or who is still computing them.
+    """
     ask_guards(folder)
+    place = stored(folder)
+    if place is not None and replace:
+        remove(folder)
+    if place is not None:
+        upload(place, aside, folder, description, digests or {})
+        return
+    write_json(aside / MANIFEST, manifest_of(aside, description, digests or {}, sync=True))
+    for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
+        sync_to_disk(inner)
+    if replace:
+        remove(folder)
     try:
         aside.rename(folder)
     except OSError:
         if not is_complete(folder):
             raise
         # Another process committed the same content first: theirs is as good as ours.
-    _sync(folder.parent)
+    sync_to_disk(folder.parent)
 
 
 def check_coverage(kind: str, *, wanted: list[str], present: set[str]) -> None:
@@ -176,9 +340,11 @@ def check_coverage(kind: str, *, wanted: list[str], present: set[str]) -> None:
         )
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _manifest_bytes(folder: Path) -> bytes | None:
+    place = stored(folder)
+    if place is not None:
+        return (place / MANIFEST).read()
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None

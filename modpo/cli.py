@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from modpo.errors import InputError, InternalError, ModpoError, Problem
+from modpo.storage import address, working_copy
 from modpo.telemetry import quiet_environment, secrets_masked
 
 app = typer.Typer(
@@ -27,7 +28,9 @@ app = typer.Typer(
 console = Console() if sys.stdout.isatty() else Console(width=160)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="The sweep file.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run: storage_path/name.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=working_copy, help="Folder or URL of a run: storage_path/name.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Override a key of the sweep file; may be given several times."),
@@ -80,7 +83,7 @@ def run(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def label(config: ConfigPath, overrides: Overrides = None) -> None:
     """Make preference pairs from prompts: sample, score and compare; `run` goes on from there."""
-    from modpo.artifacts import read_json
+    from modpo.artifacts import read_json, verified
     from modpo.orchestration.live import ConsoleWatcher
     from modpo.orchestration.pipeline import label_prompts
     from modpo.orchestration.preflight import preflight
@@ -97,9 +100,9 @@ def label(config: ConfigPath, overrides: Overrides = None) -> None:
             )
         )
     folder = label_prompts(found.config, ConsoleWatcher(console, found.config.objective_names), found.data)
-    for kind, count in read_json(folder / "label.json")["counts"].items():
+    for kind, count in read_json(verified(folder) / "label.json")["counts"].items():
         console.print(f"{kind}: {count}")
-    console.print(f"pairs: {folder / 'pairs.parquet'}", soft_wrap=True)
+    console.print(f"pairs: {address(folder)}", soft_wrap=True)
 
 
 @app.command()
@@ -129,16 +132,16 @@ def evaluate(run: RunPath, overrides: Overrides = None) -> None:
     from modpo.orchestration.pipeline import evaluate_points
     from modpo.tables import print_summary
 
-    config = override_config(parse_config(read_manifest(run)["config"]), overrides or (), run_dir=run.absolute())
+    config = override_config(parse_config(read_manifest(run)["config"]), overrides or (), run_dir=run)
     summary = evaluate_points(config, ConsoleWatcher(console, config.objective_names))
     print_summary(console, summary, run)
 
 
 @app.command()
 def verify(
-    storage_path: Annotated[Path, typer.Option(help="Folder for the two runs; what is there already is kept.")] = Path(
-        "runs"
-    ),
+    storage_path: Annotated[
+        Path, typer.Option(parser=working_copy, help="Folder or URL for the two runs; what is there already is kept.")
+    ] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the cases there too.")] = None,
 ) -> None:
     """Prove the optimum end to end: train sweeps whose exact solution is known, and compare every model with it."""

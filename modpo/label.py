@@ -27,7 +27,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from modpo.artifacts import write_json, writing
+from modpo.artifacts import committed, verified, write_json, writing
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
 from modpo.config.tree import LabelConfig, SweepConfig
@@ -158,9 +158,9 @@ def merge_labels(work: Work, *, output: Path, description: Mapping[str, Any]) ->
     config, label = work.config, work.config.label
     assert label is not None
     prepared = Path(work.inputs.prepared)
-    samples = pyarrow.concat_tables(
-        pyarrow.parquet.read_table(path) for path in sorted(Path(work.output).glob("part-*/part.parquet"))
-    ).sort_by("prompt_number")
+    # Every one of them: of a part that was left out nobody would miss the rows.
+    parts = [verified(part) / "part.parquet" for part in committed(Path(work.output), "part-*")]
+    samples = pyarrow.concat_tables(pyarrow.parquet.read_table(path) for path in parts).sort_by("prompt_number")
     candidates, counts = form_candidates(samples.to_pylist(), read_label_prompts(prepared), label, seed=config.seed)
     _refuse_empty(candidates, counts)
     units = {

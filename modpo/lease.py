@@ -22,9 +22,11 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from modpo.artifacts import create_json, guarded, read_json, write_json
+from modpo.artifacts import create_json, read_json, write_json
 from modpo.config.frozen import Frozen
 from modpo.errors import ConflictError, ModpoError, Problem
+from modpo.guards import guarded
+from modpo.storage import address
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ def check(run_dir: Path, epoch: int) -> None:
             Problem(
                 code="MS-314",
                 what="another driver has taken this run over; nothing more is written here",
-                where=str(run_dir),
+                where=address(run_dir),
                 got=f"{successor}, epoch {successor.epoch} after our {epoch}",
                 remedy=f"this driver did not beat for {TAKEOVER_S:.0f} s (it was stopped, or storage did not answer): "
                 "watch the other one with `modpo status`",
@@ -197,7 +199,7 @@ def _at_work(run_dir: Path, holder: Holder) -> Problem:
     return Problem(
         code="MS-311",
         what="another driver works on this run",
-        where=str(run_dir),
+        where=address(run_dir),
         got=f"{holder} {_age(run_dir, holder)}",
         remedy="wait for it, watch it with `modpo status`, end it, or choose another name",
     )

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from modpo.artifacts import is_complete, read_json, write_json
+from modpo.artifacts import find_json, is_complete, write_json
 from modpo.config.frozen import Frozen
 from modpo.config.spec import TrialSpec
 from modpo.core.workload import UNKNOWN_TOTALS, StepTotals
+from modpo.storage import stored
 
 Status = Literal["pending", "running", "trained", "finished", "failed"]
 
@@ -82,7 +83,7 @@ def evaluation_dir(run_dir: Path, trial: TrialSpec, measurement: str) -> Path:
 def is_trained(run_dir: Path, trial: TrialSpec) -> bool:
     """Whether a point has its final weights, measured or not."""
     record = read_point(run_dir, trial.trial_id)
-    return record is not None and record.status in ("trained", "finished")
+    return record is not None and record.status in ("trained", "finished") and is_complete(final_dir(run_dir, trial))
 
 
 def is_finished(run_dir: Path, trial: TrialSpec, measurement: str) -> bool:
@@ -93,6 +94,7 @@ def is_finished(run_dir: Path, trial: TrialSpec, measurement: str) -> bool:
         and record.status == "finished"
         and record.evaluation == str(folder.relative_to(run_dir))
         and is_complete(folder)
+        and is_complete(final_dir(run_dir, trial))
     )
 
 
@@ -100,12 +102,18 @@ def point_dir(run_dir: Path, trial_id: str) -> Path:
     return run_dir / "points" / trial_id
 
 
+def point_ids(run_dir: Path) -> list[str]:
+    """Every point that the ledger has an entry of, damaged ones among them."""
+    points = run_dir / "points"
+    place = stored(points)
+    names = map(Path, place.sizes()) if place else (path.relative_to(points) for path in points.glob("*/point.json"))
+    return sorted(name.parts[0] for name in names if name.name == "point.json" and len(name.parts) == 2)
+
+
 def read_point(run_dir: Path, trial_id: str) -> PointRecord | None:
     """The record of a point, or None where the point was never started."""
-    try:
-        return PointRecord.model_validate(read_json(point_dir(run_dir, trial_id) / "point.json"))
-    except FileNotFoundError:
-        return None
+    found = find_json(point_dir(run_dir, trial_id) / "point.json")
+    return None if found is None else PointRecord.model_validate(found)
 
 
 def write_point(run_dir: Path, record: PointRecord) -> None:

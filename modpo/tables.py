@@ -15,6 +15,7 @@ from modpo.config.tree import SweepConfig
 from modpo.errors import escaped
 from modpo.lease import standing
 from modpo.ledger import read_point
+from modpo.storage import address
 
 if TYPE_CHECKING:
     from modpo.doctor import Finding
@@ -142,7 +143,7 @@ def print_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -
     costs = summary["costs"]
     shares = ", ".join(f"{part} {_share(costs[part]['share'])}" for part in ("training", "annotation", "evaluation"))
     console.print(f"device time {costs['device_seconds']:.0f} s: {shares}")
-    console.print(_plain(f"report: {run_dir / 'report' / 'index.html'}"))
+    console.print(_plain(f"report: {address(run_dir / 'report' / 'index.html')}"))
 
 
 def _front_table(summary: Mapping[str, Any]) -> Table:

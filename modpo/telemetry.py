@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from modpo.artifacts import ask_guards
+from modpo.guards import ask_guards
 from modpo.masking import masked
+from modpo.storage import stored
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,9 +36,14 @@ class MetricsFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         ask_guards(self.path)
+        line, place = json.dumps(row) + "\n", stored(self.path)
+        if place is not None:
+            # One process at a time writes it: an object store gets the whole text again.
+            place.write((place.read() or b"") + line.encode())
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(line)
 
 
 def quiet_environment() -> None:

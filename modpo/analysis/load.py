@@ -18,11 +18,12 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from modpo.analysis.rows import DEVICE_SECONDS, Point, encodable, interval, point_row
-from modpo.artifacts import read_json
+from modpo.artifacts import damage_here, find_json, is_complete
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
 from modpo.errors import InputError, Problem, shown
-from modpo.ledger import PointRecord, point_dir, read_point
+from modpo.ledger import PointRecord, point_dir, point_ids, read_point
+from modpo.storage import address
 
 Matrix = NDArray[np.float64]
 
@@ -141,7 +142,7 @@ def _reading(path: Path, problems: list[Problem], *, remedy: str) -> Iterator[No
             Problem(
                 code="MS-302",
                 what="a file of the run is missing, damaged or from another version of modpo",
-                where=str(path),
+                where=address(path),
                 got=shown(f"{type(error).__name__}: {' '.join(str(error).split())}"),
                 wanted="the file as modpo wrote it",
                 remedy=remedy,
@@ -156,35 +157,48 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
         InputError: the folder is no run, or its run.json is damaged.
     """
     path = run_dir / "run.json"
-    if not path.is_file():
+    problems: list[Problem] = []
+    manifest: Any = None
+    with _reading(path, problems, remedy=REPEAT_RUN):
+        manifest = find_json(path)
+        if manifest is not None:
+            _parse_manifest(manifest)
+    if problems:
+        raise InputError(problems)
+    if manifest is None:
         raise InputError(
             Problem(
                 code="MS-301",
                 what="this folder is no run of modpo",
-                where=str(run_dir),
+                where=address(run_dir),
                 got="a folder without run.json" if run_dir.is_dir() else "no such folder",
                 wanted="the folder that `modpo run` made: storage_path/name of the sweep file",
                 remedy="check the path, or start the run with `modpo run`",
             )
         )
-    problems: list[Problem] = []
-    manifest: dict[str, Any] = {}
-    with _reading(path, problems, remedy=REPEAT_RUN):
-        manifest = read_json(path)
-        _parse_manifest(manifest)
-    if problems:
-        raise InputError(problems)
-    return manifest
+    whole: dict[str, Any] = manifest
+    return whole
 
 
 def _read_artefact(run_dir: Path, run: Run, stage: str, name: str, problems: list[Problem]) -> dict[str, Any] | None:
     """A JSON file of a stage of the present sweep, None where the stage has not run."""
-    path = run_dir / run.artifacts.get(stage, stage) / name
-    found: dict[str, Any] | None = None
-    if path.exists():
-        with _reading(path, problems, remedy=REPEAT_RUN):
-            found = read_json(path)
-    return found
+    folder = run_dir / run.artifacts.get(stage, stage)
+    found: Any = None
+    with _reading(folder / name, problems, remedy=REPEAT_RUN):
+        found = find_json(_sound(folder) / name)
+    result: dict[str, Any] | None = found
+    return result
+
+
+def _sound(folder: Path) -> Path:
+    """A folder, here, whose manifest, if it has one, finds every byte as it was written.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if is_complete(folder) and (damage := damage_here(folder)):
+        raise ValueError(damage)
+    return folder
 
 
 def _read_start(run_dir: Path, run: Run, problems: list[Problem]) -> Point | None:
@@ -215,15 +229,15 @@ def _read_stages(run_dir: Path, problems: list[Problem]) -> dict[str, dict[str, 
     """The stages that have begun, in the order of the pipeline, which the file's sorted keys do not keep."""
     path = run_dir / "stages.json"
     stages: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        with _reading(path, problems, remedy=REPEAT_RUN):
-            for name, stage in read_json(path).items():
-                stages[name] = {
-                    "seconds": float(stage["seconds"]),
-                    # Runs of 0.1.0 kept no account of it.
-                    "device_seconds": float(stage.get("device_seconds", 0.0)),
-                    "skipped": bool(stage["skipped"]),
-                }
+    with _reading(path, problems, remedy=REPEAT_RUN):
+        stored = find_json(path)
+        for name, stage in stored.items() if stored is not None else ():
+            stages[name] = {
+                "seconds": float(stage["seconds"]),
+                # Runs of 0.1.0 kept no account of it.
+                "device_seconds": float(stage.get("device_seconds", 0.0)),
+                "skipped": bool(stage["skipped"]),
+            }
     return dict(sorted(stages.items(), key=lambda item: STAGES.index(item[0]) if item[0] in STAGES else len(STAGES)))
 
 
@@ -243,9 +257,8 @@ def _read_records(run_dir: Path, run: Run, problems: list[Problem]) -> dict[str,
 
 def _read_other_points(run_dir: Path, run: Run, problems: list[Problem]) -> list[Point]:
     others: list[Point] = []
-    for path in sorted((run_dir / "points").glob("*/point.json")):
-        trial_id = path.parent.name
-        with _reading(path, problems, remedy=RETRAIN):
+    for trial_id in point_ids(run_dir):
+        with _reading(point_dir(run_dir, trial_id) / "point.json", problems, remedy=RETRAIN):
             if trial_id not in run.trials and (record := read_point(run_dir, trial_id)) is not None:
                 error = encodable(record.error) or None
                 spent = {name: record.costs[name] for name in DEVICE_SECONDS}
@@ -259,9 +272,11 @@ def _read_front(
     measured: list[tuple[PointRecord, dict[int, list[float]]]] = []
     for record in records.values():
         if record.status == "finished" and record.result is not None:
-            path = run_dir / record.evaluation / "prompts.parquet"
-            with _reading(path, problems, remedy=REMEASURE):
-                measured.append((record, _read_prompts(path, config.objective_names)))
+            folder = run_dir / record.evaluation
+            with _reading(folder, problems, remedy=REMEASURE):
+                _sound(folder)
+                with _reading(folder / "prompts.parquet", problems, remedy=REMEASURE):
+                    measured.append((record, _read_prompts(folder / "prompts.parquet", config.objective_names)))
     if not measured:
         return None
     prompt_numbers = tuple(sorted(set.intersection(*(set(values) for _, values in measured))))

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from modpo.analysis.figures import front_figure, kl_figure
 from modpo.analysis.front import summarise_run
 from modpo.analysis.rows import COSTS
-from modpo.artifacts import write_json
+from modpo.artifacts import publish, write_json
 
 REPORT = "report"
 TEMPLATE = "report.html.jinja"
@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> dict[str, Any]:
     """
     summary = summarise_run(run_dir)
     folder = run_dir / REPORT
-    folder.mkdir(exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run_dir, prefix=f".{REPORT}.") as temporary:
         aside = Path(temporary)
         table = points_table(summary)
@@ -52,7 +52,7 @@ def write_report(run_dir: Path) -> dict[str, Any]:
         (aside / "index.html").write_text(render_page(summary), encoding="utf-8")
         write_json(aside / "summary.json", summary)
         for file in sorted(aside.iterdir()):
-            file.replace(folder / file.name)
+            publish(file, folder / file.name)
     return summary
 
 

@@ -16,6 +16,7 @@ from modpo.config.tree import SweepConfig
 from modpo.config.workers import check_workers
 from modpo.core.weights import WeightVector, check_weights
 from modpo.errors import Problem, closest, shown
+from modpo.storage import check_url, scheme_of
 
 FORMS = ("columns", "scored", "ranked", "compared", "named")
 
@@ -38,6 +39,7 @@ def check_tree(config: SweepConfig) -> list[Problem]:
         *_check_label(config),
         *_check_data(config),
         *_check_training(config),
+        *(check_url(config.storage_path) if scheme_of(config.storage_path) is not None else ()),
         *check_offload(config),
         *check_quantised(config),
         *check_together(config),

@@ -15,6 +15,7 @@ from modpo.config.tree import SweepConfig
 from modpo.config.yaml_file import NotPlainError, parse_yaml, read_yaml
 from modpo.errors import InputError, Problem, closest, cut, shown
 from modpo.masking import secrets_in
+from modpo.storage import address
 
 # What a faulty required key is replaced by, only so that the rest of the file can be checked in the same pass.
 STAND_IN_MODEL = "unnamed/model"
@@ -57,7 +58,7 @@ def override_config(config: SweepConfig, overrides: Sequence[str], *, run_dir: P
     Raises:
         InputError: all mistakes of the overrides.
     """
-    raw = config.model_dump(mode="json") | {"name": run_dir.name, "storage_path": str(run_dir.parent)}
+    raw = config.model_dump(mode="json") | {"name": run_dir.name, "storage_path": address(run_dir.parent)}
     problems = [problem for override in overrides for problem in _apply_override(raw, override)]
     changed, found = _parse(raw)
     if problems or found or changed is None:

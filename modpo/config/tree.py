@@ -193,7 +193,7 @@ class SweepConfig(Frozen):
     name: Annotated[str, Field(pattern=RUN_NAME)]
     """Name of the run and of its folder."""
     storage_path: PathText = "runs"
-    """Folder that holds runs; on a cluster one that all nodes share."""
+    """Folder that holds runs, on a cluster one that all nodes share; or `s3://...`, `gs://...`, `abfs://...`."""
     seed: NonNegativeInt = 0
     """Splits, sampling and bootstrap."""
     model: ModelConfig

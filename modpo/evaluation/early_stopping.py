@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from modpo.artifacts import read_json, write_json
+from modpo.artifacts import find_json, write_json
 from modpo.config.spec import Work
 from modpo.data.prepared import HeldOutPrompt, read_held_out
 from modpo.evaluation.measure import Measured, open_measured, sampled_rows
@@ -30,7 +30,7 @@ class Looks:
     path: Path
 
     def read(self, *, until: int) -> dict[int, float]:
-        stored: dict[str, float] = read_json(self.path) if self.path.exists() else {}
+        stored: dict[str, float] = find_json(self.path) or {}
         return {int(step): value for step, value in stored.items() if int(step) <= until}
 
     def add(self, step: int, value: float) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import torch
 import torch.distributed as dist
 
-from modpo.artifacts import read_json, write_json, writing
+from modpo.artifacts import is_complete, read_json, verified, write_json, writing
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.core.estimators import Estimate, bootstrap_mean
@@ -40,7 +40,7 @@ def evaluate_point(work: Work, *, rank: int, world_size: int, device: torch.devi
     """
     assert work.trial is not None
     folder = evaluation_dir(Path(work.run_dir), work.trial, work.measurement)
-    policy = final_dir(Path(work.run_dir), work.trial)
+    policy = verified(final_dir(Path(work.run_dir), work.trial))
     return _evaluate(work, folder, policy=policy, rank=rank, world_size=world_size, device=device)
 
 
@@ -52,7 +52,7 @@ def evaluate_start(work: Work, *, rank: int, world_size: int, device: torch.devi
 def _evaluate(
     work: Work, folder: Path, *, policy: Path | None, rank: int, world_size: int, device: torch.device
 ) -> dict[str, Any]:
-    if not from_rank_zero(folder.exists()):
+    if not from_rank_zero(is_complete(folder)):
         mine = _measure(work, policy, share=slice(rank, None, world_size), device=device)
         everyone: list[Any] = [None] * world_size
         if world_size > 1:
@@ -61,7 +61,7 @@ def _evaluate(
             everyone = [mine]
         if rank == 0:
             _write(folder, work, *([row for part in everyone for row in part[kind]] for kind in range(3)))
-    summary: dict[str, Any] | None = read_json(folder / "summary.json") if rank == 0 else None
+    summary: dict[str, Any] | None = read_json(verified(folder) / "summary.json") if rank == 0 else None
     shared = from_rank_zero(summary)
     assert shared is not None, "rank 0 has written or found the summary"
     return shared

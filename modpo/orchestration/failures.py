@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from modpo.disk_space import is_out_of_space
 from modpo.errors import ModpoError, root_cause
 
 FailureClass = Literal["input", "setup", "numeric", "code", "memory", "infrastructure", "preemption"]
 
 CLASS_OF_STATUS: dict[int, FailureClass] = {2: "input", 3: "setup", 4: "setup"}
 NUMERIC_CODES = frozenset({"MS-501", "MS-504"})
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 # Storage that answers again a moment later.
 HICCUPS = frozenset(
     {
@@ -35,8 +35,6 @@ HICCUPS = frozenset(
 )
 # torch raises plain RuntimeErrors for some of them.
 BROKEN_COLLECTIVE = re.compile(r"gloo|nccl|c10d|TCPStore|connection (closed|reset) by (remote )?peer", re.IGNORECASE)
-# Writers in Rust say it in words.
-NO_SPACE_TEXT = re.compile(r"os error (28|30|122)\b")
 # What Ray prints before it comes to the cause.
 ACTOR_FIELDS = re.compile(r"^\s*(class_name|actor_id|pid|name|namespace|ip): .*$", re.MULTILINE)
 
@@ -97,11 +95,6 @@ def given_up(failure: Failure, losses: int) -> str:
 def pause_s(losses: int) -> float:
     """Seconds to wait before another try after so many losses in a row."""
     return 0.0 if losses < 2 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (losses - 2))
-
-
-def is_out_of_space(error: BaseException) -> bool:
-    """Whether a disk is full, a quota used up, or a file system read-only."""
-    return getattr(error, "errno", None) in NO_SPACE or NO_SPACE_TEXT.search(str(error)) is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from modpo.artifacts import is_complete
 from modpo.config.spec import Work
 from modpo.errors import TrialError
 from modpo.ledger import final_dir, read_point, update_point
+from modpo.orchestration.fetching import fetch_inputs
 from modpo.orchestration.stopwatch import Stopwatch
 from modpo.training.cotraining import NotTogetherError, train_together, trial_of
 from modpo.training.loop import Hook, Progress
@@ -30,7 +32,7 @@ def train_group(works: Sequence[Work], hooks_of: HooksOf, *, rank: int, world_si
         the checkpoints that it has, and shows its own error. The same on all ranks.
     """
     run_dir = Path(works[0].run_dir)
-    missing = from_rank_zero([not final_dir(run_dir, trial_of(work)).exists() for work in works])
+    missing = from_rank_zero([not is_complete(final_dir(run_dir, trial_of(work))) for work in works])
     waiting = [work for work, is_missing in zip(works, missing, strict=True) if is_missing]
     if len(waiting) < 2:
         return True
@@ -40,6 +42,7 @@ def train_group(works: Sequence[Work], hooks_of: HooksOf, *, rank: int, world_si
             share.begin()
     together = True
     try:
+        fetch_inputs(waiting[0])
         train_together(
             waiting, hooks=[hooks_of(work, share.record) for work, share in zip(waiting, spent, strict=True)]
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modpo.artifacts import digest_of, file_sha256, is_complete, stage_path
+from modpo.artifacts import digest_of, file_sha256, is_complete, stage_path, verified
 from modpo.config.disk import DEMO_PREFIX, is_hub_id
 from modpo.config.points import ColumnRewards
 from modpo.config.rewards import FunctionReward, ImplicitReward, ModelReward, TrainedReward
@@ -107,4 +107,4 @@ def _written_world(config: SweepConfig, run_dir: Path) -> Path:
         from modpo.data.demo.world import write_world
 
         write_world(world, seed=config.seed)
-    return world
+    return verified(world)

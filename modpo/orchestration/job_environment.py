@@ -25,6 +25,7 @@ from modpo.errors import InputError, Problem, shown
 from modpo.masking import PLACE_NAME, SECRET_NAME
 from modpo.orchestration.inputs import named_paths
 from modpo.orchestration.preflight import check_without_files, preflight
+from modpo.storage import address, scheme_of, working_copy
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def packed_job(
         command += [part for override in overrides for part in ("--set", override)]
         yield JobRequest(
             run=config.name,
-            run_path=str(Path(config.storage_path) / config.name),
+            run_path=address(working_copy(config.storage_path) / config.name),
             entrypoint=shlex.join(command),
             runtime_env={"working_dir": str(package), "env_vars": {**settings["env_vars"], **variables}},
             warnings=warnings,
@@ -208,13 +209,13 @@ def _own_excludes(working_dir: Path, storage_path: Path) -> Iterator[str]:
 
 
 def _check_storage_path(config: SweepConfig) -> Iterator[Problem]:
-    if not Path(config.storage_path).is_absolute():
+    if scheme_of(config.storage_path) is None and not Path(config.storage_path).is_absolute():
         yield Problem(
             code="MS-193",
             what="the storage path of a job is relative: the run would end with the job's own folder",
             where="storage_path",
             got=shown(config.storage_path),
-            wanted="an absolute path on a file system that all nodes share",
+            wanted="an absolute path on a file system that all nodes share, or s3://...",
             remedy="--set storage_path=/mnt/shared/runs, or whatever the nodes mount",
         )
 

@@ -10,19 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modpo.artifacts import ask_guards, digest_of, is_complete, read_json, stage_path, write_json
+from modpo.artifacts import digest_of, find_json, is_complete, read_json, stage_path, verified, write_json
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
 from modpo.data.loading import LoadedData
+from modpo.disk_space import room_for
 from modpo.errors import ConflictError, InputError, Problem, SetupError, TrialError
+from modpo.guards import ask_guards
 from modpo.lease import held
 from modpo.ledger import final_dir, read_point
 from modpo.orchestration.differences import changed_settings, why_again
 from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.plan import FREE_SECTIONS, SweepPlan, identity_digest, plan_sweep
+from modpo.orchestration.recovery import set_aside_damaged
 from modpo.orchestration.session import Session, work_error
-from modpo.orchestration.shortages import space_in_words
 from modpo.orchestration.stages import (
     RunState,
     annotation_is_done,
@@ -41,6 +43,7 @@ from modpo.orchestration.stages import (
     sweep_is_done,
 )
 from modpo.orchestration.versions import earlier_versions, installed_versions, warn_of_versions
+from modpo.storage import address, working_copy
 
 Timings = dict[str, dict[str, Any]]
 
@@ -80,7 +83,7 @@ def evaluate_points(config: SweepConfig, watcher: Watcher) -> dict[str, Any]:
         TrialError: a measurement failed.
     """
     with opened(config, watcher) as (state, _):
-        trained = [trial for trial in missing_points(state) if (final_dir(state.run_dir, trial)).exists()]
+        trained = [trial for trial in missing_points(state) if is_complete(final_dir(state.run_dir, trial))]
         done = not trained and is_complete(start_path(state))
         run_stage(Stage("evaluate", lambda: done, lambda: run_sweep_stage(state, trained)), state, watcher)
     return _report(state, watcher)
@@ -102,7 +105,8 @@ def opened(
 ) -> Iterator[tuple[RunState, LoadedData]]:
     """A run's folder held, its data read, its plan made, its manifest written; a cluster is started on first use."""
     run_dir = run_path(config)
-    with space_in_words(run_dir), hold(run_dir, config, watcher) as epoch:
+    with room_for(run_dir), hold(run_dir, config, watcher) as epoch:
+        watcher.warn(set_aside_damaged(run_dir))
         resolved = resolve_paths(config, run_dir)
         data, inputs = load_inputs(resolved, read)
         plan = plan_sweep(resolved, inputs)
@@ -112,7 +116,7 @@ def opened(
 
 
 def run_path(config: SweepConfig) -> Path:
-    return (Path(config.storage_path) / config.name).absolute()
+    return working_copy(config.storage_path) / config.name
 
 
 @contextmanager
@@ -130,10 +134,13 @@ def hold(run_dir: Path, config: SweepConfig, watcher: Watcher) -> Iterator[int]:
 
 
 def refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
-    manifest = run_dir / "run.json"
-    if not manifest.exists():
+    try:
+        stored = find_json(run_dir / "run.json")
+    except ValueError:
+        # It is set aside, and written again.
         return
-    stored = read_json(manifest)
+    if stored is None:
+        return
     # An earlier version's config has not all of today's keys: those that it lacks were as they are by default.
     same = {stored["config_digest"], _digest_today(stored["config"])}
     if identity_digest(config) in same:
@@ -145,7 +152,7 @@ def refuse_other_config(run_dir: Path, config: SweepConfig) -> None:
         Problem(
             code="MS-312",
             what="the run's folder belongs to another config",
-            where=str(run_dir),
+            where=address(run_dir),
             got=changed_settings(before, bound),
             wanted=f"changes in {', '.join(FREE_SECTIONS)} only",
             remedy="give the sweep another name, or undo the change",
@@ -182,7 +189,7 @@ def _stages(state: RunState, data: LoadedData) -> list[Stage]:
             "annotate",
             lambda: annotation_is_done(state, "rewards"),
             lambda: run_annotation(state, "rewards"),
-            lambda: read_warnings(Path(state.inputs.rewards)),
+            lambda: read_warnings(verified(Path(state.inputs.rewards))),
         ),
         Stage("sweep", lambda: sweep_is_done(state), lambda: run_sweep_stage(state, state.plan.points)),
     ]
@@ -260,8 +267,8 @@ def _report(state: RunState, watcher: Watcher) -> dict[str, Any]:
         write_json(run_dir / "report" / "digest.json", {"digest": digest})
 
     def is_done() -> bool:
-        path = run_dir / "report" / "digest.json"
-        return path.exists() and read_json(path)["digest"] == digest
+        stored, summary = (find_json(run_dir / "report" / name) for name in ("digest.json", "summary.json"))
+        return stored is not None and summary is not None and stored["digest"] == digest
 
     run_stage(Stage("report", is_done, report), state, watcher)
     taken = {
@@ -291,8 +298,7 @@ def read_warnings(rewards: Path) -> list[Problem]:
 
 
 def read_stages(run_dir: Path) -> Timings:
-    path = run_dir / "stages.json"
-    stages: Timings = read_json(path) if path.exists() else {}
+    stages: Timings = find_json(run_dir / "stages.json") or {}
     return stages
 
 
@@ -302,7 +308,7 @@ def _failures(run_dir: Path, trial_ids: list[str]) -> TrialError | SetupError:
         Problem(
             code="MS-503",
             what=f"trial {trial_id} failed",
-            where=str(run_dir / "points" / trial_id),
+            where=address(run_dir / "points" / trial_id),
             got=record.error if record and record.error else "it never started",
             remedy="mend the cause and run the same command again: everything finished is kept",
         )
@@ -319,7 +325,7 @@ def _write_manifest(run_dir: Path, config: SweepConfig, plan: SweepPlan) -> list
         What the call before gives reason to doubt.
     """
     path = run_dir / "run.json"
-    stored = read_json(path) if path.exists() else {}
+    stored = find_json(path) or {}
     created, earlier = stored.get("created_at", datetime.now(UTC).isoformat()), earlier_versions(stored)
     write_json(
         path,

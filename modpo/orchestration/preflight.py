@@ -23,6 +23,7 @@ from modpo.errors import InputError, ModpoError, Problem, SetupError
 from modpo.orchestration.inputs import column_rewards, resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.resources import check_workers, plan_resources
+from modpo.storage import check_reachable, check_url, scheme_of
 
 # Problems whose cause is a path that data loading would only stumble over again.
 MISSING_SOURCE_CODES = frozenset({"MS-142", "MS-143"})
@@ -159,7 +160,11 @@ def _named(config: SweepConfig, vector: WeightVector) -> str:
 
 
 def check_storage(config: SweepConfig) -> Iterator[Problem]:
-    """Looks for write permission without writing."""
+    """Looks for write permission: of a folder without writing, of an object store by one small object."""
+    if scheme_of(config.storage_path) is not None:
+        if not any(check_url(config.storage_path)):
+            yield from check_reachable(config.storage_path)
+        return
     folder = (Path(config.storage_path) / config.name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

@@ -1,17 +1,12 @@
-"""What a user is told where memory or disk ran short: how much there was, and what takes less."""
+"""What a user is told where memory ran short: how much there was, and what takes less."""
 
 from __future__ import annotations
 
 import resource
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.spec import Work
-from modpo.errors import Problem, SetupError
-from modpo.orchestration.failures import is_out_of_space
+from modpo.errors import Problem
 
 
 def out_of_memory(work: Work, rank: int | None, used: str) -> Problem:
@@ -38,34 +33,6 @@ def peak_memory() -> str:
     if torch.cuda.is_available():
         return f"a peak of {torch.cuda.max_memory_allocated():,} bytes on the GPU"
     return f"a peak of {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:,} bytes"
-
-
-def out_of_space(error: BaseException, folder: Path) -> Problem:
-    """Nothing more can be written where a run keeps what it has."""
-    path = Path(getattr(error, "filename", None) or folder)
-    there = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
-    return Problem(
-        code="MS-406",
-        what="the storage takes no more",
-        where=str(path),
-        got=f"{' '.join(str(error).split())[:200]}; {shutil.disk_usage(there).free:,} bytes are free",
-        remedy="make room, or mend quota or permissions, and run the same command again: every checkpoint is kept",
-    )
-
-
-@contextmanager
-def space_in_words(folder: Path) -> Iterator[None]:
-    """Whatever a block writes below a folder and cannot is told as a user can understand it.
-
-    Raises:
-        SetupError: nothing more can be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if not is_out_of_space(error):
-            raise
-        raise SetupError(out_of_space(error, folder)) from error
 
 
 def _batch_and_remedy(work: Work) -> tuple[str, str]:

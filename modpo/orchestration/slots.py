@@ -20,6 +20,7 @@ from modpo.ledger import read_point, update_point
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import Event
 from modpo.orchestration.resources import ResourcePlan
+from modpo.storage import arrow_filesystem
 
 # A slot outlives a few lost workers. Then another is opened in its place; the desk counts what its work has lost.
 MAX_SLOT_RESTARTS = 5
@@ -97,6 +98,7 @@ class Slot:
         if resources.is_elastic:
             # Read when `fit` starts the controller, which gets it from here.
             os.environ |= ELASTIC_ENVIRONMENT
+        storage_path, filesystem = arrow_filesystem(Path(self._settings.storage_path))
         trainer = TorchTrainer(
             _train_loop,
             train_loop_config={
@@ -116,7 +118,8 @@ class Slot:
             run_config=ray.train.RunConfig(
                 # The desk's name is new in every session, so Train finds no state of an earlier one to resume from.
                 name=f"{self._settings.desk}-{self._name}",
-                storage_path=self._settings.storage_path,
+                storage_path=storage_path,
+                storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_SLOT_RESTARTS),
                 callbacks=[LostWorkers(self._settings.desk, self._name), Resizes(self._settings.desk, self._name)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),

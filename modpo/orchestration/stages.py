@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from modpo.artifacts import is_complete, read_json, stage_path
+from modpo.artifacts import is_complete, read_json, remove, stage_path, verified
 from modpo.config.spec import StageInputs, TrialSpec, Work, WorkKind
 from modpo.config.together import alone_because
 from modpo.config.tree import SweepConfig
 from modpo.ledger import final_dir, is_finished, is_trained
 from modpo.orchestration.digests import ANNOTATION_VERSION, LABEL_VERSION
+from modpo.orchestration.fetching import fetch_inputs, fetched_model
 from modpo.orchestration.grouping import LayerSize, StepSize, grouped, largest_group
 from modpo.orchestration.plan import SweepPlan
 from modpo.orchestration.session import Session
@@ -74,7 +74,7 @@ def sft_is_done(state: RunState) -> bool:
 
 def run_sft(state: RunState) -> None:
     state.session.perform_all([state.work("sft", f"sft-{state.plan.start_model}")])
-    shutil.rmtree(state.run_dir / "work" / f"sft-{state.plan.start_model}", ignore_errors=True)
+    remove(state.run_dir / "work" / f"sft-{state.plan.start_model}")
 
 
 def missing_reward_models(state: RunState) -> list[str]:
@@ -92,7 +92,7 @@ def run_reward_models(state: RunState) -> None:
     }
     state.session.perform_all(list(works.values()))
     for work in works.values():
-        shutil.rmtree(state.run_dir / "work" / work.work_id, ignore_errors=True)
+        remove(state.run_dir / "work" / work.work_id)
 
 
 def labels_are_done(state: RunState) -> bool:
@@ -106,7 +106,7 @@ def run_labels(state: RunState) -> None:
     output = Path(state.inputs.pairs)
     work = _perform_shards(state, "label", output)
     merge_labels(work, output=output, description={"stage": "labelled", "version": LABEL_VERSION})
-    shutil.rmtree(work.output, ignore_errors=True)
+    remove(Path(work.output))
 
 
 def annotation_is_done(state: RunState, kind: Literal["reference", "rewards"]) -> bool:
@@ -121,7 +121,7 @@ def run_annotation(state: RunState, kind: Literal["reference", "rewards"]) -> No
     output = Path(getattr(state.inputs, kind))
     work = _perform_shards(state, kind, output)
     merge_shards(work, output=output, description={"stage": kind, "version": ANNOTATION_VERSION})
-    shutil.rmtree(work.output, ignore_errors=True)
+    remove(Path(work.output))
 
 
 def _perform_shards(state: RunState, kind: Literal["label", "reference", "rewards"], output: Path) -> Work:
@@ -135,6 +135,8 @@ def _perform_shards(state: RunState, kind: Literal["label", "reference", "reward
         for index in range(count)
     ]
     state.session.perform_all(works)
+    # The parts are joined here.
+    fetch_inputs(works[0])
     return works[0]
 
 
@@ -202,7 +204,7 @@ def _largest_group(state: RunState, num_trials: int) -> int:
     # It takes seconds to import, and most runs never ask.
     from modpo.models import layer_size
 
-    size = layer_size(config.model, path=state.inputs.start_model)
+    size = layer_size(config.model, path=fetched_model(state.inputs.start_model))
     if size is None:
         return 1
     tokens = config.training.per_device_train_batch_size * _tokens_of_a_pair(state)
@@ -212,7 +214,7 @@ def _largest_group(state: RunState, num_trials: int) -> int:
 
 def _tokens_of_a_pair(state: RunState) -> float:
     """The sum of the median lengths, of the objective that has most; the longest possible where pairs are made."""
-    counts = read_json(Path(state.inputs.prepared) / "counts.json")
+    counts = read_json(verified(Path(state.inputs.prepared)) / "counts.json")
     lengths = [counts[name]["lengths"] for name in state.config.objective_names if counts.get(name, {}).get("lengths")]
     if state.plan.labelled or not lengths:
         return 2.0 * state.config.longest_sequence

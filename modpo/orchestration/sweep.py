@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -13,6 +14,7 @@ from modpo.config.tree import TrackersConfig
 from modpo.errors import InputError, Problem
 from modpo.orchestration.slots import SlotSettings
 from modpo.orchestration.trial import run_trial
+from modpo.storage import arrow_filesystem
 
 # Only the loss of a trial's driver is worth another try, and finds its point where it was; errors of the point itself
 # come back at once from the desk.
@@ -30,6 +32,7 @@ def run_sweep(
         groups: points that one slot gets together.
     """
     driver = settings.resources.driver
+    stored_path, filesystem = arrow_filesystem(Path(storage_path))
     by_trial = {work.trial.trial_id: group for group in groups for work in group if work.trial is not None}
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, groups=by_trial, settings=settings), {resource: 0.01 for resource in driver}
@@ -49,7 +52,8 @@ def run_sweep(
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=storage_path,
+            storage_path=stored_path,
+            storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=DRIVER_RETRIES),
             callbacks=tracker_callbacks(trackers),
             verbose=0,

@@ -12,6 +12,7 @@ from modpo.config.spec import TrialSpec, Work
 from modpo.lease import fenced
 from modpo.ledger import is_finished, is_trained, read_point
 from modpo.orchestration.slots import SlotSettings, perform, record_failure
+from modpo.storage import address
 
 
 class PointFailedError(RuntimeError):
@@ -84,7 +85,7 @@ def point_row(work: Work) -> dict[str, Any]:
         "device_seconds": record.device_seconds,
         # With a prefix that no objective's name has.
         **{f"cost/{name}": figure for name, figure in record.costs.items() if figure is not None},
-        "checkpoint_path": str(Path(work.run_dir) / record.final),
+        "checkpoint_path": address(Path(work.run_dir) / record.final),
     }
     result = record.result or {}
     estimates = {**result.get("objectives", {}), **{name: result[name] for name in ("kl", "j_w") if name in result}}

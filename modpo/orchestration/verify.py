@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from modpo.artifacts import verified
 from modpo.config.tree import SweepConfig
 from modpo.errors import InternalError, Problem, SetupError
 from modpo.ledger import final_dir
+from modpo.orchestration.fetching import fetch_inputs
 from modpo.orchestration.live import Watcher
 from modpo.orchestration.pipeline import opened, run_pipeline
 from modpo.orchestration.preflight import check_storage
@@ -42,7 +44,8 @@ def verify(
         watcher = watch(config)
         run_pipeline(config, watcher)
         with opened(config, watcher) as (state, _):
-            finals = [(trial, final_dir(state.run_dir, trial)) for trial in state.plan.points]
+            finals = [(trial, verified(final_dir(state.run_dir, trial))) for trial in state.plan.points]
+            fetch_inputs(state.work("point", "verify"))
         cases += measure_points(state.config, state.inputs, finals)
     return cases
 

@@ -17,10 +17,12 @@ import ray.train.torch
 import torch.distributed as dist
 
 from modpo.annotate import annotate_shard
+from modpo.artifacts import is_complete
 from modpo.build_locks import remove_stale_locks
 from modpo.config.optimisation import OptimisationConfig
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
+from modpo.disk_space import is_out_of_space, out_of_space
 from modpo.errors import ConflictError, ModpoError, SetupError, TrialError, root_cause
 from modpo.evaluation.early_stopping import can_stop_early, early_stopping_hook
 from modpo.evaluation.evaluate import evaluate_point, evaluate_start
@@ -30,10 +32,11 @@ from modpo.ledger import evaluation_dir, final_dir, point_dir, read_point, updat
 from modpo.orchestration.cluster import NAMESPACE
 from modpo.orchestration.desk import CLOSED
 from modpo.orchestration.drains import DrainNotice
-from modpo.orchestration.failures import Failure, failure_of, is_out_of_memory, is_out_of_space
+from modpo.orchestration.failures import Failure, failure_of, is_out_of_memory
+from modpo.orchestration.fetching import fetch_inputs
 from modpo.orchestration.group import train_group
 from modpo.orchestration.pulse import Pulse
-from modpo.orchestration.shortages import out_of_memory, out_of_space, peak_memory
+from modpo.orchestration.shortages import out_of_memory, peak_memory
 from modpo.orchestration.stopwatch import Stopwatch
 from modpo.telemetry import MetricsFile, mask_secrets, quiet_libraries
 from modpo.training.loop import Hook, Progress
@@ -135,6 +138,7 @@ def _perform_all(works: Sequence[Work], slot: str, desk: Any, rank: int) -> None
 def _perform(work: Work, desk: Any, rank: int) -> None:
     """One piece of work from start to its last report; an error is the piece's own and never the slot's."""
     try:
+        fetch_inputs(work)
         result = _WORK[work.kind](work, _reporter(work, desk, rank), rank)
     except LeaveError:
         raise
@@ -210,7 +214,7 @@ def _point(work: Work, report: Report, rank: int) -> dict[str, Any]:
         update_point(run_dir, trial, **where, **watch.spent())
 
     final = final_dir(run_dir, trial)
-    trained = from_rank_zero(final.exists())
+    trained = from_rank_zero(is_complete(final))
     if rank == 0:
         attempts = (before.attempts if before else 0) + (not trained)
         update_point(run_dir, trial, status="running", error="", exit_status=0, attempts=attempts)

@@ -30,7 +30,7 @@ from modpo.training.checkpoint import Checkpoints, TrainingState
 from modpo.training.engine import StackedEngine
 from modpo.training.loop import Hook, Metrics, Progress, Training, train
 from modpo.training.point import annotated_pairs, build_policy, check_reference, commit_final, loss_settings
-from modpo.training.process_group import barrier, from_rank_zero
+from modpo.training.process_group import from_rank_zero
 from modpo.training.step import MicroBatchResult, preference_result
 from modpo.utilisation import known_peak, known_shape
 
@@ -63,7 +63,9 @@ def train_together(works: Sequence[Work], *, hooks: Sequence[Sequence[Hook]]) ->
     model = _stacked_model(policy, longest=config.longest_sequence, num_policies=len(works))
     torch.manual_seed(trials[0].seed)
     engine = StackedEngine(model, config.training, num_workers=config.resources.num_workers, trained=model.policy)
-    stores = [Checkpoints(point_dir(run_dir, trial.trial_id) / "checkpoints", engine.rank, barrier) for trial in trials]
+    stores = [
+        Checkpoints(point_dir(run_dir, trial.trial_id) / "checkpoints", trial.trial_id, engine.rank) for trial in trials
+    ]
 
     def micro_batch(called: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
         batch = data[0].batch(rows, engine.device)

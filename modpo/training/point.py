@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from modpo.artifacts import writing
+from modpo.artifacts import is_complete, writing
 from modpo.config.spec import TrialSpec, Work
 from modpo.config.tree import SweepConfig
 from modpo.core.losses import LossSettings
@@ -83,7 +83,7 @@ def train_point(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 num_rows=len(data),
                 costs=data.num_tokens,
                 seed=trial.seed,
-                checkpoints=Checkpoints(directory / "checkpoints", engine.rank, barrier),
+                checkpoints=Checkpoints(directory / "checkpoints", trial.trial_id, engine.rank),
                 hooks=hooks,
                 names=lambda rows: pair_ids(Path(work.inputs.reference), data.rows[list(rows)]),
                 about=described(trial, config.objective_names),
@@ -173,7 +173,7 @@ def commit_final(
     engine: TrainEngine, parameters: dict[str, torch.Tensor], folder: Path, description: dict[str, object]
 ) -> None:
     """The same for parameters that are there on rank 0."""
-    if engine.rank == 0 and not folder.exists():
+    if engine.rank == 0 and not is_complete(folder):
         with writing(folder, description) as aside:
             save_trained(engine.module, aside, parameters)
     barrier()

@@ -56,10 +56,15 @@ def from_rank_zero(value: T) -> T:
     return holder[0]
 
 
+def from_every_rank(value: T) -> list[T]:
+    """Each rank's value in the order of the ranks, on every rank."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def on_any_rank(flag: bool) -> bool:
     """Whether any rank says so; every rank must ask."""
-    flags = [flag]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        flags = [False] * dist.get_world_size()
-        dist.all_gather_object(flags, flag)
-    return any(flags)
+    return any(from_every_rank(flag))

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from modpo.artifacts import write_json, writing
+from modpo.artifacts import MANIFEST, is_complete, remove, verified, write_json, writing
 from modpo.config.rewards import TrainedReward
 from modpo.config.spec import Work
 from modpo.core.workload import Workload
@@ -83,9 +83,9 @@ def train_reward_model(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
     steps, device = _fit(work, examples, trained, hooks)
     # The stored weights are measured, through the code that scores with them.
     metrics = _held_out(work, trained, device)
-    if _rank_of_all()[0] == 0 and not output.exists():
+    if _rank_of_all()[0] == 0 and not is_complete(output):
         with writing(output, {"stage": "reward_model", "objective": work.objective, "step": steps}) as aside:
-            shutil.copytree(trained, aside, dirs_exist_ok=True)
+            shutil.copytree(trained, aside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
             write_json(aside / "metrics.json", {**metrics, "train_examples": len(examples), "steps": steps})
     barrier()
     return steps
@@ -128,16 +128,18 @@ def _fit(work: Work, examples: Examples, folder: Path, hooks: Sequence[Hook]) ->
                 micro_batch=_micro_batch(classifier, tokens, examples),
                 num_rows=len(examples),
                 seed=seed,
-                checkpoints=Checkpoints(_work_dir(work), engine.rank, barrier),
+                checkpoints=Checkpoints(_work_dir(work), work.work_id, engine.rank),
                 hooks=hooks,
             ),
         )
         parameters = engine.parameters()
         if engine.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             scale, offset = examples.scale
-            classifier.save(folder, parameters, scale=scale, offset=offset)
+            with writing(folder, {"stage": "reward_model", "step": steps}) as aside:
+                classifier.save(aside, parameters, scale=scale, offset=offset)
         barrier()
+        verified(folder)
         return steps, engine.device
     finally:
         engine.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from modpo.artifacts import writing
+from modpo.artifacts import is_complete, writing
 from modpo.config.spec import Work
 from modpo.config.tree import SweepConfig
 from modpo.data.prepared import read_sft
@@ -59,13 +59,13 @@ def train_sft(work: Work, *, hooks: Sequence[Hook] = ()) -> int:
                 micro_batch=micro_batch,
                 num_rows=len(texts),
                 seed=config.seed,
-                checkpoints=Checkpoints(Path(work.run_dir) / "work" / work.work_id, engine.rank, barrier),
+                checkpoints=Checkpoints(Path(work.run_dir) / "work" / work.work_id, work.work_id, engine.rank),
                 hooks=hooks,
                 peak_flops_per_second=known_peak(shape, engine.device, DTYPES[config.model.dtype]),
             ),
         )
         parameters = engine.parameters()
-        if engine.rank == 0 and not output.exists():
+        if engine.rank == 0 and not is_complete(output):
             with writing(output, {"stage": "start_model", "step": steps}) as aside:
                 _save_start_model(config, engine.module, aside, parameters)
                 save_tokenizer(tokenizer, aside)

@@ -12,6 +12,7 @@ from typing import Any
 
 from modpo.config.load import parse_config
 from modpo.config.tree import SweepConfig
+from modpo.storage import address
 from modpo.verification.table import OBJECTIVES, REWARDS
 
 BETA = 0.5
@@ -57,7 +58,7 @@ def verification_sweep(num_objectives: int, *, world: Path, storage_path: Path) 
     return parse_config(
         {
             "name": f"verify-{num_objectives}",
-            "storage_path": str(storage_path),
+            "storage_path": address(storage_path),
             "model": {"name_or_path": str(world / "model"), "dtype": "float32", "lora": lora},
             "data": {"template": "{prompt}\n", "max_length": 16, "eval_fraction": 0.1},
             "sft": {

@@ -52,14 +52,9 @@ ROWS = (
     ("modpo.rewards",),
     ("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
     (
-        "modpo.config",
-        "modpo.artifacts",
-        "modpo.build_locks",
-        "modpo.lease",
-        "modpo.ledger",
-        "modpo.model_files",
-        "modpo.telemetry",
-        "modpo.watch",
+        *("modpo.config", "modpo.guards", "modpo.ledger", "modpo.lease", "modpo.telemetry", "modpo.watch"),
+        *("modpo.artifacts", "modpo.manifests", "modpo.transfer", "modpo.storage", "modpo.disk_space"),
+        *("modpo.build_locks", "modpo.model_files"),
     ),
     ("modpo.core", "modpo.errors", "modpo.masking"),
 )

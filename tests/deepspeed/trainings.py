@@ -21,7 +21,6 @@ from modpo.training.batches import AnnotatedPairs, read_annotated
 from modpo.training.checkpoint import Checkpoints
 from modpo.training.loop import Hook, Progress, Training, train
 from modpo.training.point import build_policy, check_reference, loss_settings, start_engine
-from modpo.training.process_group import barrier
 from modpo.training.sft import train_sft
 from modpo.training.step import MicroBatch, TrainEngine, preference_micro_batch
 from modpo.utilisation import known_shape
@@ -221,7 +220,7 @@ def train_to_end(
                 num_rows=len(data),
                 costs=data.num_tokens,
                 seed=0,
-                checkpoints=Checkpoints(checkpoints, engine.rank, barrier),
+                checkpoints=Checkpoints(checkpoints, "test", engine.rank),
                 hooks=[Hook(1, record), *hooks],
                 peak_flops_per_second=PEAK,
             ),

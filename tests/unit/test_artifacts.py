@@ -175,6 +175,9 @@ class TestValidity:
         assert read_json(tmp_path / "done" / MANIFEST) == {
             "kind": "checkpoint",
             "files": {"f": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+            "sizes": {"f": 3},
+            # Of the three above as JSON without spaces, its keys sorted: `printf ... | sha256sum`.
+            "digest": "9e47a56fb4d1c68d",
         }
 
 

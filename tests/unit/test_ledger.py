@@ -13,6 +13,7 @@ from modpo.config.spec import TrialSpec
 from modpo.ledger import (
     PointRecord,
     evaluation_dir,
+    final_dir,
     is_finished,
     point_dir,
     read_point,
@@ -75,6 +76,9 @@ def test_finished_means_measured_under_this_digest(tmp_path: Path) -> None:
     update_point(tmp_path, trial(), status="finished", evaluation=name)
     assert not is_finished(tmp_path, trial(), "digest"), "the record says so, but the evaluation is not there"
     with writing(folder, {}):
+        pass
+    assert not is_finished(tmp_path, trial(), "digest"), "its weights are not there"
+    with writing(final_dir(tmp_path, trial()), {}):
         pass
     assert is_finished(tmp_path, trial(), "digest")
     assert not is_finished(tmp_path, trial(), "other")

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from modpo.analysis.front import read_manifest, summarise_run
-from modpo.artifacts import write_json
+from modpo.artifacts import MANIFEST, write_json
 from modpo.config.load import parse_config
 from modpo.core.estimators import bootstrap_mean
 from modpo.errors import InputError
@@ -293,11 +293,21 @@ def test_all_damaged_files_are_named_together(tmp_path: Path) -> None:
     (point_dir(run_dir, "c") / "evaluation-00ff" / "samples.parquet").unlink()
     (run_dir / "stages.json").write_text("[]", encoding="utf-8")
     assert sorted(problems_of(run_dir)) == [
+        ("MS-302", "evaluation-00ff"),
+        ("MS-302", "evaluation-00ff"),
         ("MS-302", "point.json"),
-        ("MS-302", "prompts.parquet"),
-        ("MS-302", "samples.parquet"),
         ("MS-302", "stages.json"),
     ]
+
+
+def test_one_bit_of_a_measurement_is_enough(tmp_path: Path) -> None:
+    """Parquet has no checksum of its own by default: without the manifest the value would be another one, silently."""
+    run_dir = write_run(tmp_path, TWO, three_points())
+    path = point_dir(run_dir, "b") / "evaluation-00ff" / "prompts.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 0x01
+    path.write_bytes(content)
+    assert problems_of(run_dir) == [("MS-302", "evaluation-00ff")]
 
 
 @pytest.mark.parametrize(
@@ -342,6 +352,7 @@ def test_evaluation_that_is_not_finite_or_not_whole(tmp_path: Path, columns: dic
     run_dir = write_run(tmp_path, TWO, three_points())
     path = point_dir(run_dir, "b") / "evaluation-00ff" / "prompts.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    (path.parent / MANIFEST).unlink()
     assert problems_of(run_dir) == [("MS-302", "prompts.parquet")]
 
 
@@ -349,6 +360,7 @@ def test_points_measured_on_different_prompts_cannot_be_compared(tmp_path: Path)
     run_dir = write_run(tmp_path, TWO, three_points())
     path = point_dir(run_dir, "b") / "evaluation-00ff" / "prompts.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt_number": [99], "vivid": [1.0], "brief": [1.0]}), path)
+    (path.parent / MANIFEST).unlink()
     assert problems_of(run_dir) == [("MS-303", tmp_path.name)]
 
 

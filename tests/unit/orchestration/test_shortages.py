@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from modpo.config.spec import StageInputs, Work, WorkKind
-from modpo.errors import SetupError
-from modpo.orchestration.shortages import out_of_memory, peak_memory, space_in_words
+from modpo.orchestration.shortages import out_of_memory, peak_memory
 from tests.sweeps import raw_sweep, world_sweep
 
 
@@ -50,18 +49,3 @@ def test_the_peak_is_at_least_what_this_process_holds_now() -> None:
     resident = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
     peak = int("".join(filter(str.isdigit, peak_memory())))
     assert peak >= 0.9 * int(resident.split()[1]) * 1024
-
-
-def test_a_full_disk_is_told_with_its_path_and_what_is_free(tmp_path: Path) -> None:
-    """/dev/full takes nothing."""
-    with pytest.raises(SetupError) as failure, space_in_words(tmp_path):
-        Path("/dev/full").write_text("x" * 10_000, encoding="utf-8")
-    problem = failure.value.problems[0]
-    assert (failure.value.exit_status, problem.code, problem.where) == (4, "MS-406", str(tmp_path))
-    assert problem.got.startswith("[Errno 28] No space left on device; ")
-    assert problem.got.endswith(" bytes are free")
-
-
-def test_other_errors_of_files_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), space_in_words(tmp_path):
-        (tmp_path / "missing").read_text()

@@ -21,7 +21,7 @@ FILES = ("parameters.safetensors", "moments.safetensors", "rng-0.safetensors", "
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", rank=0, barrier=lambda: None)
+    return Checkpoints(tmp_path / "checkpoints", "trial")
 
 
 def state(step: int, *, stopped: bool = False) -> TrainingState:
@@ -76,7 +76,7 @@ class TestRoundTrip:
         with torch.random.fork_rng():
             torch.manual_seed(5)
             before = torch.get_rng_state()
-            Checkpoints(checkpoints.root, rank=1, barrier=lambda: None).load(folder)
+            Checkpoints(checkpoints.root, "trial", rank=1).load(folder)
             assert torch.equal(torch.get_rng_state(), before)
 
     def test_tensors_that_are_views_are_saved_as_what_they_show(self, checkpoints: Checkpoints) -> None:
