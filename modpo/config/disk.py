@@ -166,8 +166,9 @@ def module_file(module: str) -> Path | None:
     parts, path, spec = module.split("."), None, None
     for depth in range(len(parts)):
         name = ".".join(parts[: depth + 1])
+        loaded = getattr(sys.modules.get(name), "__spec__", None)
         found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-        spec = next((spec for spec in found if spec is not None), None)
+        spec = loaded or next((spec for spec in found if spec is not None), None)
         if spec is None or (spec.submodule_search_locations is None and depth < len(parts) - 1):
             return None
         path = spec.submodule_search_locations
