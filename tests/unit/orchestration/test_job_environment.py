@@ -165,6 +165,11 @@ class TestRequest:
             self.request(demo_world, tmp_path)
         assert codes(refused) == ["MS-193"]
 
+    def test_a_bucket_is_no_relative_path(self, demo_world: Path, tmp_path: Path) -> None:
+        assert self.request(demo_world, tmp_path, ("storage_path=s3://bucket/runs",)).run_path.startswith(
+            "s3://bucket/runs/"
+        )
+
     @pytest.mark.parametrize(("name", "travels"), [("data/vivid.jsonl", False), ("pairs/vivid.jsonl", True)])
     def test_a_file_that_would_not_be_there_is_refused(
         self, demo_world: Path, tmp_path: Path, name: str, *, travels: bool
