@@ -57,16 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_this_machine(host: str) -> bool:
     try:
-        if ipaddress.ip_address(host).is_loopback:
-            return True
+        address = ipaddress.ip_address(host)
     except ValueError:
-        if host == "localhost":
-            return True
-    try:
-        own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
-    except OSError:
-        own = set()
-    return host in own or host == socket.gethostname()
+        return host in ("localhost", socket.gethostname())
+    # Only an address of this machine can be listened on.
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
 
 
 @pytest.fixture(scope="session")
