@@ -67,6 +67,8 @@ class Measure(Protocol):
 
 MEASURES = {
     "corruption": "benchmarks.reliability.corruption",
+    "artefacts": "benchmarks.reliability.spoiled_runs",
+    "overhead": "benchmarks.reliability.overhead",
     "winners": "benchmarks.reliability.winners",
     "inputs": "benchmarks.reliability.inputs",
     "elastic": "benchmarks.reliability.elastic",
