@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from modpo.errors import InputError, InternalError, ModpoError, Problem
+from modpo.errors import InputError, InternalError, ModpoError, Problem, SetupError
 from modpo.storage import address, working_copy
 from modpo.telemetry import quiet_environment, secrets_masked
 
@@ -55,14 +55,26 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Show stages, trials and resources; starts nothing."""
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there too.")
+    ] = None,
+) -> None:
+    """Show trials, memory, storage, hours and what does not fit; starts nothing."""
+    from modpo.artifacts import write_json
     from modpo.orchestration.overview import overview
     from modpo.orchestration.preflight import preflight
     from modpo.tables import print_overview
 
     checked = preflight(config, overrides=overrides or ())
-    print_overview(console, checked.config, overview(checked.config, checked.data))
+    found = overview(checked.config, checked.data)
+    print_overview(console, checked.config, found)
+    if json_file is not None:
+        write_json(json_file, found.as_json())
+    if found.problems:
+        raise SetupError(found.problems)
 
 
 @app.command()

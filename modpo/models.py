@@ -21,6 +21,7 @@ from modpo.config.quantised import not_installed
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
+from modpo.core.memory import ModelTensors
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError, Problem, SetupError, shown
 from modpo.kernels.families import unloadable_reason, unscorable_reason
@@ -92,6 +93,43 @@ def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int] | None:
     inner: int = getattr(found, "intermediate_size", None) or 4 * width
     # Four matrices of the attention and three of the part behind it: with shared heads or two matrices it is less.
     return width, width * (4 * width + 3 * inner)
+
+
+def policy_tensors(config: ModelConfig, *, path: str | None = None) -> ModelTensors:
+    """Sizes of the tensors of the policy that is trained, from the model's config alone and without their memory.
+
+    Raises:
+        OSError: the model is neither on disk nor on a hub that can be reached.
+        ValueError: it is no causal language model, or PEFT finds nothing to adapt.
+    """
+    found = copy.deepcopy(AutoConfig.from_pretrained(path or config.name_or_path, revision=config.revision))
+    dtype = DTYPES[config.dtype]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(found, dtype=dtype)
+        layers = {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+        }
+        quantised = sum(model.get_submodule(name).weight.numel() for name in layers) if config.load_in_4bit else 0
+        policy: torch.nn.Module = model
+        if config.lora is not None:
+            policy = attach_adapter(model, config.lora, seed=0)
+    trained = [parameter.numel() for parameter in policy.parameters() if parameter.requires_grad]
+    frozen = [parameter.numel() for parameter in policy.parameters() if not parameter.requires_grad]
+    if quantised:
+        frozen = [sum(frozen) - quantised]
+    text = found.get_text_config()
+    return ModelTensors(
+        trained=tuple(trained),
+        frozen=tuple(frozen),
+        quantised=quantised,
+        dtype_bytes=dtype.itemsize,
+        trained_bytes=4 if config.lora is not None else dtype.itemsize,
+        hidden=text.hidden_size,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        layers=text.num_hidden_layers,
+    )
 
 
 def check_loadable(config: ModelConfig, *, longest: int) -> None:

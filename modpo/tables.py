@@ -18,6 +18,7 @@ from modpo.ledger import read_point
 from modpo.storage import address
 
 if TYPE_CHECKING:
+    from modpo.core.memory import RankMemory
     from modpo.doctor import Finding
     from modpo.orchestration.jobs import Job
     from modpo.orchestration.overview import Overview
@@ -71,15 +72,60 @@ def print_overview(console: Console, config: SweepConfig, overview: Overview) ->
         steps = str(sum(overview.steps[names[source]] for source in trial.sources))
         table.add_row(trial.trial_id, *weights, primary, f"{trial.beta:g}", str(trial.seed), steps, role)
     console.print(table)
-    resources = overview.resources
-    worker = " and ".join(f"{amount:g} {name}" for name, amount in resources.worker.items())
     for name, count in overview.pairs.items():
         console.print(f"{name}: {count} pairs")
-    console.print(f"each trial: {resources.num_workers} worker(s) with {worker}")
+    _print_resources(console, overview)
+    console.print(_together(config))
+    if overview.memory:
+        console.print(_memory_table(config, overview.memory))
+    _print_costs(console, overview)
+    for sentence in overview.sentences:
+        console.print(sentence)
+
+
+def _print_resources(console: Console, overview: Overview) -> None:
+    resources = overview.resources
+    worker = " and ".join(f"{amount:g} {name}" for name, amount in resources.worker.items())
+    fewest = f", or as few as {resources.min_workers} after a loss" if resources.is_elastic else ""
+    nodes = f", on {resources.nodes_per_trial} nodes" if resources.nodes_per_trial > 1 else ""
+    labels = "".join(f", {name}={value}" for name, value in resources.node_labels.items())
+    console.print(f"each trial: {resources.num_workers} worker(s) with {worker}{fewest}{nodes}{labels}")
     console.print(
         f"{resources.slots} at once, in at most {overview.rounds} round(s); about {resources.helper_gib} GiB of drivers"
     )
-    console.print(_together(config))
+
+
+def _print_costs(console: Console, overview: Overview) -> None:
+    """Bytes on storage, device hours and their price."""
+    if overview.storage:
+        parts = ", ".join(f"{what} {_size(size)}" for what, size in overview.storage.items() if size)
+        free = "" if overview.free_bytes is None else f"; {_size(overview.free_bytes)} are free"
+        console.print(f"storage: about {_size(sum(overview.storage.values()))} ({parts}){free}")
+    if overview.time is None:
+        console.print("device hours: not known before a point of this run is trained")
+        return
+    price = "" if overview.price is None else f", which cost {overview.price:.2f}"
+    hours, source = overview.time.hours, overview.time.source
+    console.print(f"training: {hours:.2g} device hours{price} ({source}); annotation and samples come on top")
+
+
+def _memory_table(config: SweepConfig, memory: Mapping[int, RankMemory]) -> Table:
+    """One row a ZeRO stage; the sweep's own is marked."""
+    parts = ("weights", "gradients", "optimizer", "buffers", "activations", "total", "host")
+    table = _table("memory of a worker", *parts)
+    for stage, of_stage in memory.items():
+        mark = " (this sweep)" if stage == config.training.deepspeed.stage else ""
+        table.add_row(f"ZeRO {stage}{mark}", *(_size(getattr(of_stage, part)) for part in parts))
+    return table
+
+
+def _size(size: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
 
 
 def _together(config: SweepConfig) -> str:

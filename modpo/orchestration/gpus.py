@@ -21,3 +21,18 @@ GPU_GIB = {
 }
 """Memory by Ray's type. Of what is sold with more or less memory under one name it is the larger: what does not fit
 there fits nowhere."""
+
+GPU_FLOPS = {
+    "V100": 125e12,
+    "T4": 65e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "A100-40G": 312e12,
+    "A100": 312e12,
+    "A100-80G": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+"""Operations a second in 16 bits, without sparsity, from the makers' data sheets."""

@@ -9,6 +9,7 @@ from itertools import accumulate
 from modpo.config.quantised import no_gpu
 from modpo.config.tree import ModelConfig, ResourcesConfig
 from modpo.errors import Problem, SetupError
+from modpo.orchestration.gpus import ACCELERATOR_LABEL
 
 # What one running trial keeps beside its workers, on the node of its driver: controller, queue, cleaner and so on.
 HELPER_GIB_PER_TRIAL = 1.3
@@ -62,6 +63,8 @@ class ResourcePlan:
         min_workers: workers that a slot goes on with where there is no room for all.
         node_labels: of the nodes that workers may be put on.
         nodes_per_trial: nodes that the workers of one trial are spread over at least.
+        device_gib: memory that a worker has on its GPU, the smallest that it may get; None where that is not known.
+        accelerator: Ray's name of that kind of GPU, where there is only one.
         limits: why no more run at once, and what may run short, as sentences.
     """
 
@@ -73,6 +76,8 @@ class ResourcePlan:
     min_workers: int = 0
     node_labels: dict[str, str] = field(default_factory=dict)
     nodes_per_trial: int = 1
+    device_gib: float | None = None
+    accelerator: str = ""
     limits: tuple[str, ...] = ()
 
     @property
@@ -118,6 +123,8 @@ def plan_resources(config: ResourcesConfig, nodes: tuple[NodeShape, ...], *, num
         min_workers=config.min_workers or config.num_workers,
         node_labels=dict(config.node_labels),
         nodes_per_trial=_nodes_per_trial(places, config.num_workers),
+        device_gib=_device_gib(config, nodes, gpus_per_worker),
+        accelerator=_accelerator(config, nodes),
         limits=(f"{least}, so {_counted(slots, 'trial')} at once", *_shortages(config, nodes, slots, fit)),
     )
 
@@ -151,6 +158,18 @@ def _places(config: ResourcesConfig, nodes: Sequence[NodeShape], gpus_per_worker
         return max(0, min(by_cpu, by_gpu))
 
     return [on(node) for node in nodes]
+
+
+def _device_gib(config: ResourcesConfig, nodes: Sequence[NodeShape], gpus_per_worker: float) -> float | None:
+    """A worker on a share of a GPU has that share of its memory, and one that was given several trains on one."""
+    sizes = [node.gpu_gib for node in nodes if node.gpus and node.matches(config.node_labels)]
+    known = [size for size in sizes if size is not None]
+    return min(known) * min(gpus_per_worker, 1.0) if gpus_per_worker and known else None
+
+
+def _accelerator(config: ResourcesConfig, nodes: Sequence[NodeShape]) -> str:
+    kinds = {node.labels.get(ACCELERATOR_LABEL, "") for node in nodes if node.gpus and node.matches(config.node_labels)}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _nodes_per_trial(places: Sequence[int], num_workers: int) -> int:

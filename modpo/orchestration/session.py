@@ -20,6 +20,7 @@ from modpo.errors import Problem, SetupError, TrialError
 from modpo.orchestration.cluster import connected, node_shapes, start_desk
 from modpo.orchestration.desk import Event
 from modpo.orchestration.failures import failure_of
+from modpo.orchestration.fit import check_fit
 from modpo.orchestration.resources import check_workers, plan_resources
 from modpo.orchestration.slots import SlotSettings, end_slots, open_ahead, perform, record_failure
 
@@ -67,6 +68,7 @@ class Session:
             self._stack.enter_context(connected())
             resources = plan_resources(self._config.resources, node_shapes(), num_trials=self._num_trials)
             check_workers(self._config.model, resources)
+            check_fit(self._config, resources)
             desk = f"desk-{uuid.uuid4().hex[:12]}"
             self._desk = start_desk(desk, max_slots=resources.slots, max_failures=self._config.resources.max_failures)
             self._settings = SlotSettings(

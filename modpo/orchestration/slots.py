@@ -17,7 +17,7 @@ import ray
 from modpo.config.spec import Work
 from modpo.errors import root_cause
 from modpo.ledger import read_point, update_point
-from modpo.orchestration.cluster import NAMESPACE
+from modpo.orchestration.cluster import CLUSTER_ENVIRONMENT, NAMESPACE
 from modpo.orchestration.desk import Event
 from modpo.orchestration.resources import ResourcePlan
 from modpo.storage import arrow_filesystem
@@ -31,7 +31,8 @@ LOOK_S = 1.0
 RESIZE_CHECK_S = 30.0
 # After a loss Ray first tries with as many workers as there were, and waits so long for a node that is gone. What a new
 # node needs to boot is not in it: an elastic slot asks for workers only where a node is there.
-ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+ELASTIC_START_TIMEOUT_S = "30"
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Slot:
         from modpo.orchestration.resizes import Resizes
 
         resources = self._settings.resources
-        if resources.is_elastic:
-            # Read when `fit` starts the controller, which gets it from here.
-            os.environ |= ELASTIC_ENVIRONMENT
+        if resources.is_elastic and os.environ.get(START_TIMEOUT) == CLUSTER_ENVIRONMENT[START_TIMEOUT]:
+            # `fit` passes it on to the controller. A timeout of the user's own stays.
+            os.environ[START_TIMEOUT] = ELASTIC_START_TIMEOUT_S
         storage_path, filesystem = arrow_filesystem(Path(self._settings.storage_path))
         trainer = TorchTrainer(
             _train_loop,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modpo.config.optimisation import OptimisationConfig
-
-# DeepSpeed's own: numbers that are reduced at once. It makes room for so many, needed or not.
-REDUCE_BUCKET = 500_000_000
+from modpo.core.memory import REDUCE_BUCKET
 
 # Left out of a user's file: the sweep file sets them, or they contradict what it sets.
 SWEEP_FILE_DECIDES = frozenset(
@@ -37,6 +35,7 @@ def deepspeed_config(
     zero = merged.setdefault("zero_optimization", {})
     zero.setdefault("stage", training.deepspeed.stage)
     if zero["stage"] > 0:
+        # DeepSpeed makes room for a whole bucket, needed or not: 2 GB for the gradients of the smallest adapter.
         zero.setdefault("reduce_bucket_size", min(REDUCE_BUCKET, num_trained))
     if training.deepspeed.offload.optimizer:
         zero.setdefault("offload_optimizer", {"device": "cpu"})

@@ -29,6 +29,7 @@ from modpo.training.point import save_final
 from modpo.training.process_group import process_group
 from modpo.training.step import MicroBatch, MicroBatchResult, TrainEngine
 from tests.deepspeed.cells import BY_NAME
+from tests.deepspeed.held import held_and_expected
 from tests.deepspeed.resizing import train_segment, uneven
 from tests.deepspeed.trainings import (
     DROPOUT_LORA,
@@ -114,6 +115,14 @@ def odd_batch(place: Place, num_workers: str) -> Iterator[tuple[str, Outcome]]:
     name = f"uneven-{num_workers}"
     config = uneven(place.run_dir, num_workers=int(num_workers))
     yield name, train_to_end(place.run_dir, config, place.checkpoints(name), rows=one_pair_a_prompt)
+
+
+def memory(place: Place, kind: str, dtype: str, stage: str) -> Iterator[tuple[str, Outcome]]:
+    """Leaves what this rank holds of a small model in training, and what it should."""
+    found = held_and_expected(kind, dtype, int(stage))
+    path = place.output / f"memory-{kind}-{dtype}-{stage}-{dist.get_rank()}.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    yield from ()
 
 
 def crossings(place: Place) -> Iterator[tuple[str, Outcome]]:
@@ -272,6 +281,7 @@ TASKS: dict[str, Callable[..., Iterator[tuple[str, Outcome]]]] = {
     "continued": continued,
     "segment": segment,
     "odd_batch": odd_batch,
+    "memory": memory,
 }
 
 

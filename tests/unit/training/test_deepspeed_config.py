@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modpo.config.optimisation import OptimisationConfig
-from modpo.training.deepspeed_config import REDUCE_BUCKET
+from modpo.core.memory import REDUCE_BUCKET
 from modpo.training.deepspeed_config import deepspeed_config as with_numbers
 
 deepspeed_config = partial(with_numbers, micro_batches=5, num_trained=1000)
