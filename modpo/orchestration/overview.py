@@ -24,6 +24,7 @@ from modpo.orchestration.inputs import load_inputs, resolve_paths
 from modpo.orchestration.machine import local_nodes
 from modpo.orchestration.plan import SweepPlan, plan_sweep
 from modpo.orchestration.resources import NodeShape, ResourcePlan, plan_resources
+from modpo.storage import stored, working_copy
 
 # Of each objective, what the mean length of a pair is taken from.
 LOOKED_AT = 1000
@@ -181,7 +182,7 @@ class _Pace:
 
 def _time(config: SweepConfig, plan: SweepPlan, steps: dict[str, int], pace: _Pace) -> DeviceTime | None:
     """Of the points that are not trained yet: by the pace of those that are, or by their operations."""
-    run_dir, names = Path(config.storage_path) / config.name, config.objective_names
+    run_dir, names = working_copy(config.storage_path) / config.name, config.objective_names
     waiting = [trial for trial in plan.trials if not is_trained(run_dir, trial)]
     left = sum(steps[names[source]] for trial in waiting for source in trial.sources)
     records = [read_point(run_dir, trial.trial_id) for trial in plan.trials]
@@ -198,9 +199,9 @@ def _time(config: SweepConfig, plan: SweepPlan, steps: dict[str, int], pace: _Pa
 
 def _free_bytes(config: SweepConfig) -> int | None:
     """Free on the storage path, and what this run has there already."""
-    if "://" in config.storage_path:
+    folder = working_copy(config.storage_path) / config.name
+    if stored(folder) is not None:
         return None
-    folder = (Path(config.storage_path) / config.name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if existing == folder else 0
     return shutil.disk_usage(existing).free + own

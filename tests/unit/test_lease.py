@@ -213,7 +213,7 @@ def test_a_worker_of_an_earlier_driver_leaves_everything_as_it_is(tmp_path: Path
     run = tmp_path / "run"
     with lease.held(run):
         pass
-    metrics, checkpoints = MetricsFile(run / "metrics.jsonl"), Checkpoints(run / "checkpoints", 0, lambda: None)
+    metrics, checkpoints = MetricsFile(run / "metrics.jsonl"), Checkpoints(run / "checkpoints", "trained")
     state = TrainingState(step=5, parameters={"w": torch.ones(2)}, moments={})
     with lease.fenced(run, 1):
         write_json(run / "point.json", {"step": 1})
