@@ -63,6 +63,8 @@ ENV OMP_NUM_THREADS=1 \
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=1800 \
     RAY_USAGE_STATS_ENABLED=0 \
     HF_HUB_DISABLE_TELEMETRY=1
+# A node starts as many processes at a time as it has CPUs to give away: where drivers run that would be one.
+ENV RAY_worker_maximum_startup_concurrency=16
 USER 1000:1000
 WORKDIR /home/modpo
 CMD ["bash"]

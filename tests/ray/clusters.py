@@ -75,6 +75,7 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_maximum_startup_concurrency": "16",  # as in the image of the nodes
             "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         }
         self._node_environment = common | FAST_HEALTH_CHECKS | dict(settings)

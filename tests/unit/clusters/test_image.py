@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modpo.orchestration.cluster import STARTING_PROCESSES
 from tests.unit.clusters.image import assignments, environment, instructions
 
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -121,3 +122,7 @@ def test_named_operations_are_ones_that_deepspeed_can_build(repository: Path) ->
     known = {name for path in sources for name in re.findall(r"BUILD_VAR = ['\"](\w+)", path.read_text())}
     assert len(known) > 10
     assert named - known == {"DS_BUILD_OPS"}, "the switch of all of them"
+
+
+def test_nodes_without_processors_to_give_away_start_drivers_side_by_side(repository: Path) -> None:
+    assert environment(repository)["RAY_worker_maximum_startup_concurrency"] == str(STARTING_PROCESSES)
