@@ -27,7 +27,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from modpo.artifacts import committed, verified, write_json, writing
+from modpo.artifacts import committed, is_complete, verified, write_json, writing
 from modpo.config.objectives import ObjectiveConfig
 from modpo.config.spec import Work
 from modpo.config.tree import LabelConfig, SweepConfig
@@ -40,6 +40,7 @@ from modpo.rewards.base import Completion
 from modpo.rewards.scorers import build_scorer
 from modpo.rewards.units import objective_unit
 from modpo.scoring import ResponseModel, completion_logps
+from modpo.watch import kept
 
 CHUNK_PROMPTS = 32
 
@@ -57,20 +58,29 @@ class Candidate:
 
 
 def label_shard(work: Work, *, rank: int, world_size: int, device: torch.device, report: Report) -> int:
-    """Samples and scores this rank's chunks of prompts into `work.output`; returns the number of responses."""
+    """Samples and scores this rank's chunks of prompts into `work.output`; returns how many responses it sampled.
+
+    A chunk has a part of its own, the same whoever makes it: what an earlier attempt has left is not sampled again,
+    however many workers that attempt had.
+    """
     label, (index, count) = work.config.label, work.shard
     assert label is not None
     prompts = list(enumerate(read_label_prompts(Path(work.inputs.prepared))))
     chunks = [prompts[start : start + CHUNK_PROMPTS] for start in range(0, len(prompts), CHUNK_PROMPTS)]
     mine = chunks[index * world_size + rank :: count * world_size]
-    sampler = _Sampler(work, device)
-    rows: list[Row] = []
-    for number, chunk in enumerate(mine, start=1):
-        rows += sampler.rows(chunk)
-        report({"step": number, "num_steps": len(mine)})
-    with writing(Path(work.output) / f"part-{index * world_size + rank:05d}", {"kind": work.kind}) as aside:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=sampler.schema), aside / "part.parquet")
-    return len(rows)
+    parts = {Path(work.output) / f"part-{chunk[0][0]:07d}": chunk for chunk in mine}
+    missing = {folder: chunk for folder, chunk in parts.items() if not is_complete(folder)}
+    if not missing:
+        return 0
+    sampler, num_sampled = _Sampler(work, device), 0
+    for number, (folder, chunk) in enumerate(missing.items(), start=1):
+        rows = sampler.rows(chunk)
+        with writing(folder, {"kind": work.kind}) as aside:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=sampler.schema), aside / "part.parquet")
+        kept()
+        num_sampled += len(rows)
+        report({"step": number, "num_steps": len(missing)})
+    return num_sampled
 
 
 class _Sampler:
