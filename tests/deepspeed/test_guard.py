@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -33,29 +32,23 @@ from tests.deepspeed.trainings import (
 )
 
 
-class Overflow(torch.autograd.Function):
-    """The same number forward; backward a gradient that is larger than any of float32 and bfloat16."""
-
-    @staticmethod
-    def forward(context: Any, loss: torch.Tensor) -> torch.Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * 1e38 * 10
-
-
 def overflowing(*calls: int) -> Callable[[MicroBatch], MicroBatch]:
-    """Lets the gradients of these micro-batches overflow, counted from 1."""
+    """Makes a parameter's gradient infinite in these micro-batches, counted from 1: too large for its dtype."""
 
     def around(plain: MicroBatch) -> MicroBatch:
         seen: list[int] = []
 
         def micro_batch(model: torch.nn.Module, rows: list[int]) -> MicroBatchResult:
             seen.append(1)
-            result = plain(model, rows)
-            loss = Overflow.apply(result.loss) if len(seen) in calls else result.loss
-            return MicroBatchResult(loss, result.metrics, result.workload)
+            if len(seen) in calls:
+                trained = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+
+                def overflow(gradient: torch.Tensor) -> torch.Tensor:
+                    hook.remove()
+                    return torch.full_like(gradient, torch.inf)
+
+                hook = trained.register_hook(overflow)
+            return plain(model, rows)
 
         return micro_batch
 
