@@ -43,6 +43,8 @@ from modpo.scoring import ResponseModel, completion_logps
 from modpo.watch import kept
 
 CHUNK_PROMPTS = 32
+# Seven digits: with five they were the parts of a worker, which earlier versions left.
+PARTS = "part-???????"
 
 Row = dict[str, Any]
 Report = Callable[[dict[str, Any]], None]
@@ -169,7 +171,7 @@ def merge_labels(work: Work, *, output: Path, description: Mapping[str, Any]) ->
     assert label is not None
     prepared = Path(work.inputs.prepared)
     # Every one of them: of a part that was left out nobody would miss the rows.
-    parts = [verified(part) / "part.parquet" for part in committed(Path(work.output), "part-*")]
+    parts = [verified(part) / "part.parquet" for part in committed(Path(work.output), PARTS)]
     samples = pyarrow.concat_tables(pyarrow.parquet.read_table(path) for path in parts).sort_by("prompt_number")
     candidates, counts = form_candidates(samples.to_pylist(), read_label_prompts(prepared), label, seed=config.seed)
     _refuse_empty(candidates, counts)

@@ -129,6 +129,7 @@ def policy_tensors(config: ModelConfig, *, path: str | None = None) -> ModelTens
         hidden=text.hidden_size,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
     )
 
 

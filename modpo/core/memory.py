@@ -45,6 +45,7 @@ class ModelTensors:
         dtype_bytes: of a number that is frozen, or of the forward pass.
         trained_bytes: of a number that is trained.
         hidden, inner, layers: sizes of the decoder.
+        vocabulary: of the output embeddings; None where it is not known, and taken for large.
     """
 
     trained: Sequence[int]
@@ -55,6 +56,7 @@ class ModelTensors:
     hidden: int
     inner: int
     layers: int
+    vocabulary: int | None = None
 
     @property
     def num_trained(self) -> int:
@@ -138,7 +140,8 @@ def activation_bytes(tensors: ModelTensors, *, tokens: int, checkpointing: bool)
     layer = (11 * size + more_hidden) * tensors.hidden + (4 * size + more_inner) * tensors.inner
     kept = size * tensors.hidden * tensors.layers + layer if checkpointing else layer * tensors.layers
     # The states below the first layer and above the last, and the direction of the head's gradient.
-    return tokens * (kept + 2 * size * tensors.hidden) + HEAD_BYTES
+    logits = 2 * 4 * tokens * (HEAD_BYTES if tensors.vocabulary is None else tensors.vocabulary)
+    return tokens * (kept + 2 * size * tensors.hidden) + min(HEAD_BYTES, logits)
 
 
 def _weights(tensors: ModelTensors, partition: Partition) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def overview(config: SweepConfig, data: LoadedData | None = None) -> Overview:
     pairs, pair_tokens = _pairs(config, data), _pair_tokens(config, data)
     steps = _steps(config, pairs)
     resources = plan_resources(config.resources, _nodes(), num_trials=len(plan.trials))
-    time = _time(config, plan, steps, _Pace(resources.accelerator, tensors, _global_batch(config) * pair_tokens))
+    time = _time(config, plan, steps, _Pace(resources, tensors, _global_batch(config) * pair_tokens))
     storage: dict[str, int] = {}
     if tensors is not None:
         storage = storage_bytes(
@@ -175,9 +175,25 @@ def _pair_tokens(config: SweepConfig, data: LoadedData) -> float:
 class _Pace:
     """What a step's operations are counted by, where no step has been measured."""
 
-    accelerator: str
+    resources: ResourcePlan
     tensors: ModelTensors | None
     step_tokens: float
+
+    @property
+    def device(self) -> str:
+        return self.resources.accelerator or ("" if self.resources.gpus_per_worker else "a core of this machine")
+
+    def peak(self, dtype: str) -> float | None:
+        """Operations a second of one device at best; a core is measured, by this machine's."""
+        if self.resources.gpus_per_worker:
+            return GPU_FLOPS.get(self.resources.accelerator)
+        # torch takes seconds to import.
+        import torch
+
+        from modpo.models import DTYPES
+        from modpo.utilisation import matmul_peak
+
+        return matmul_peak(torch.device("cpu"), DTYPES[dtype])
 
 
 def _time(config: SweepConfig, plan: SweepPlan, steps: dict[str, int], pace: _Pace) -> DeviceTime | None:
@@ -191,10 +207,10 @@ def _time(config: SweepConfig, plan: SweepPlan, steps: dict[str, int], pace: _Pa
         for record in records
         if record is not None and record.training.device_seconds
     ]
-    measured, peak = from_measured(paces, steps=left), GPU_FLOPS.get(pace.accelerator)
-    if measured is not None or pace.tensors is None or peak is None:
+    measured = from_measured(paces, steps=left)
+    if measured is not None or pace.tensors is None or (peak := pace.peak(config.model.dtype)) is None:
         return measured
-    return from_flops(pace.tensors, steps=left, step_tokens=pace.step_tokens, peak=peak, device=pace.accelerator)
+    return from_flops(pace.tensors, steps=left, step_tokens=pace.step_tokens, peak=peak, device=pace.device)
 
 
 def _free_bytes(config: SweepConfig) -> int | None:

@@ -17,7 +17,7 @@ from modpo.label import CHUNK_PROMPTS, label_shard
 from tests.deepspeed.trainings import DEVICE
 from tests.sweeps import world_sweep
 
-NUM_PROMPTS = 2 * CHUNK_PROMPTS + 5
+NUM_PROMPTS = CHUNK_PROMPTS + 5
 
 
 def labelled(run_dir: Path, folder: Path) -> SweepConfig:
@@ -57,8 +57,8 @@ def test_a_labelling_goes_on_with_another_number_of_workers(run_dir: Path, tmp_p
 
     counts = [label("resized", rank=0, world_size=2), label("resized", rank=0, world_size=1)]
     assert label("alone", rank=0, world_size=1) == 2 * NUM_PROMPTS
-    # Chunks 0 and 2 of three are those of the first of two workers; the last has five prompts.
-    assert counts == [2 * (CHUNK_PROMPTS + 5), 2 * CHUNK_PROMPTS]
+    # The first of two workers has the first of two chunks; the other has five prompts.
+    assert counts == [2 * CHUNK_PROMPTS, 2 * 5]
     assert samples(tmp_path / "resized") == samples(tmp_path / "alone")
 
 
