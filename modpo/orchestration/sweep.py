@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 
 from modpo.config.spec import Work
 from modpo.config.tree import TrackersConfig
 from modpo.errors import InputError, Problem
+from modpo.masking import names_secret
 from modpo.orchestration.slots import SlotSettings
 from modpo.orchestration.trial import run_trial
 from modpo.storage import arrow_filesystem
@@ -59,7 +61,14 @@ def run_sweep(
             verbose=0,
         ),
     )
+    _keep_secrets_out_of_runtime_environments()
     return tuner.fit()
+
+
+def _keep_secrets_out_of_runtime_environments() -> None:
+    """Tune would send AWS's keys to its trials by a runtime_env, which Ray logs: nodes have their own."""
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    sent -= {name for name in sent if names_secret(name)}
 
 
 def tracker_callbacks(trackers: TrackersConfig) -> list[tune.Callback]:
