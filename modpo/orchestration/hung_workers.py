@@ -14,6 +14,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from modpo.artifacts import publish
+from modpo.errors import ModpoError
 from modpo.orchestration.hangs import WorkerProcess
 from modpo.orchestration.pulse import STACKS_SIGNAL, start_of
 
@@ -32,9 +34,11 @@ def end_hung(workers: Sequence[WorkerProcess], report: Path) -> None:
         for worker, text in zip(workers, stacks, strict=True)
     ]
     # A disk that takes nothing more is no reason to leave them hanging.
-    with suppress(OSError):
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text("\n".join(parts), encoding="utf-8")
+    with suppress(OSError, ModpoError):
+        aside = report.with_name(f".{report.name}")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text("\n".join(parts), encoding="utf-8")
+        publish(aside, report)
     _on_their_nodes(workers, kill)
 
 
