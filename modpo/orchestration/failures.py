@@ -25,6 +25,8 @@ FailureClass = Literal["input", "setup", "numeric", "code", "memory", "infrastru
 
 CLASS_OF_STATUS: dict[int, FailureClass] = {2: "input", 3: "setup", 4: "setup"}
 NUMERIC_CODES = frozenset({"MS-501", "MS-504"})
+# An object store that was asked several times and gave no answer; what it has is as it was.
+INFRASTRUCTURE_CODES = frozenset({"MS-423"})
 # Storage that answers again a moment later.
 HICCUPS = frozenset(
     {
@@ -107,6 +109,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _kind_of_ours(error: ModpoError) -> FailureClass:
     if any(problem.code in NUMERIC_CODES for problem in error.problems):
         return "numeric"
+    if any(problem.code in INFRASTRUCTURE_CODES for problem in error.problems):
+        return "infrastructure"
     return CLASS_OF_STATUS.get(error.exit_status, "code")
 
 

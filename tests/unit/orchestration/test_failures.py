@@ -26,6 +26,8 @@ def problem(code: str) -> Problem:
     [
         (InputError(problem("MS-280")), "input", 2),
         (SetupError(problem("MS-404")), "setup", 4),
+        (SetupError(problem("MS-421")), "setup", 4),
+        (SetupError(problem("MS-423")), "infrastructure", 4),
         (TrialError(problem("MS-501")), "numeric", 5),
         (TrialError(problem("MS-504")), "numeric", 5),
         (ZeroDivisionError("division by zero"), "code", 5),
