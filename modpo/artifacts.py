@@ -232,6 +232,7 @@ def committed(folder: Path, pattern: str) -> list[Path]:
 
 def set_aside(path: Path) -> str:
     """Takes a damaged folder or JSON file out of everybody's way, keeping its bytes; returns where they are now."""
+    ask_guards(path)
     mark = f"bad-{uuid.uuid4().hex[:8]}"
     _verified.pop(path, None)
     place = stored(path)
@@ -252,6 +253,7 @@ def set_aside(path: Path) -> str:
 
 def remove(path: Path) -> None:
     """Deletes a folder, or a file, here and on the store; nothing where there is nothing."""
+    ask_guards(path)
     _verified.pop(path, None)
     place = stored(path)
     if place is not None:
@@ -311,6 +313,7 @@ def commit_directory(
     write_json(aside / MANIFEST, manifest_of(aside, description, digests or {}, sync=True))
     for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
         sync_to_disk(inner)
+    ask_guards(folder)
     if replace:
         remove(folder)
     try:

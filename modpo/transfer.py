@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modpo.disk_space import room_for
+from modpo.guards import ask_guards
 from modpo.manifests import MANIFEST, Digests, Manifest, json_bytes, manifest_of, parsed_manifest, wrong_bytes
 from modpo.storage import Stored
 
@@ -21,6 +22,8 @@ def upload(place: Stored, aside: Path, folder: Path, description: Mapping[str, A
     manifest = manifest_of(aside, {**description, "at": name}, digests, sync=False)
     (place / name).upload({file: aside / file for file in manifest["files"]})
     content = json_bytes(manifest)
+    # Files of some gigabytes have taken their time.
+    ask_guards(folder)
     if not (place / MANIFEST).create(content) and (place / MANIFEST).read() != content:
         # Theirs is as good as ours.
         (place / name).remove()

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.reliability.races import winners_of_leases
 from modpo import lease
-from modpo.artifacts import create_json, is_valid, read_json, write_json, writing
+from modpo.artifacts import create_json, is_valid, read_json, remove, set_aside, write_json, writing
 from modpo.errors import ConflictError
 from modpo.telemetry import MetricsFile
 from modpo.training.checkpoint import Checkpoints, TrainingState
@@ -233,6 +233,8 @@ def test_a_worker_of_an_earlier_driver_leaves_everything_as_it_is(tmp_path: Path
             lambda: write_json(run / "point.json", {"step": 2}),
             lambda: metrics.append({"step": 2}),
             lambda: checkpoints.save(state),
+            lambda: set_aside(kept),
+            lambda: remove(kept),
             lambda: writing(run / "evaluation", {}).__enter__(),
         ]
         for write in late:
