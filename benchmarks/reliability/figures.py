@@ -71,6 +71,7 @@ MEASURES = {
     "overhead": "benchmarks.reliability.overhead",
     "winners": "benchmarks.reliability.winners",
     "inputs": "benchmarks.reliability.inputs",
+    "stale": "benchmarks.reliability.stale",
     "elastic": "benchmarks.reliability.elastic",
     "kills": "benchmarks.reliability.kills",
 }
