@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 # A node that does not answer within this is lost, and Ray will say so itself.
 NODE_PATIENCE_S = 60.0
-STACKS_PATIENCE_S = 3.0
+STACKS_PATIENCE_S = 5.0
+LULL_S = 0.5
 
 
 def end_hung(workers: Sequence[WorkerProcess], report: Path) -> None:
@@ -50,9 +51,12 @@ def stacks_of(worker: WorkerProcess) -> str:
     with suppress(ProcessLookupError):
         os.kill(worker.pid, STACKS_SIGNAL)
         os.kill(worker.pid, signal.SIGCONT)
-    deadline = time.monotonic() + STACKS_PATIENCE_S
-    while not (text := _read(worker.stacks)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    deadline, text, before = time.monotonic() + STACKS_PATIENCE_S, "", ""
+    # It writes thread by thread: what stays as it is for a moment is all of them.
+    while (not text or text != before) and time.monotonic() < deadline:
+        before = text
+        time.sleep(LULL_S)
+        text = _read(worker.stacks)
     return f"state {state}\n{text or 'it does not answer'}"
 
 

@@ -109,8 +109,11 @@ def train(engine: TrainEngine, training: Training) -> int:
         if is_last or leaving or step % settings.save_steps == 0:
             rhythm.rest()
             save(engine, training.checkpoints, step, totals, stopped=stopped)
+            # Again step by step: a rank that hangs from here on is missed at the usual time.
+            rhythm.beat()
         if leaving and not is_last:
             raise LeaveError(f"a node is taken away; left at step {step}, which is saved")
+    rhythm.rest()
     return step
 
 

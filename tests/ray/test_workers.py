@@ -74,6 +74,8 @@ def test_a_trial_outlives_the_death_of_one_rank_and_another_that_hangs(
     started.wait_until(lambda: record(run, trial_id)["attempts"] == 2)
     first = record(run, trial_id)["step"]
     started.wait_until(lambda: has_checkpoint(run, trial_id, first + 2 * SAVE_STEPS))
+    # Between two checkpoints: how long it takes to write one is not known.
+    started.wait_until(lambda: record(run, trial_id)["step"] % SAVE_STEPS == 2)
     os.kill(started.worker_pids()[-1], signal.SIGSTOP)
     status, output = started.wait()
     assert status == 0, output
