@@ -28,13 +28,13 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
-from modpo.artifacts import check_coverage, digest_of, read_json, write_json, writing
+from modpo.artifacts import digest_of, read_json, write_json, writing
 from modpo.config.rewards import ColumnsReward
 from modpo.config.spec import Work
 from modpo.core.packing import balanced_shares
 from modpo.data.pair_table import write_margin_rewards, write_pair_table
 from modpo.data.parts import part_files
-from modpo.data.prepared import TokenisedPair, read_columns, read_pairs
+from modpo.data.prepared import TokenisedPair, check_coverage, read_columns, read_pairs
 from modpo.models import load_model
 from modpo.rewards.base import Completion, CompletionKey
 from modpo.rewards.meaning import JudgedPairs, meaning_of

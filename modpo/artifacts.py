@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modpo.disk_space import room_for
-from modpo.errors import InternalError, Problem, SetupError
+from modpo.errors import Problem, SetupError
 from modpo.guards import ask_guards
 from modpo.manifests import (
     MANIFEST,
@@ -38,7 +38,6 @@ from modpo.transfer import fetch, upload
 
 __all__ = [
     "MANIFEST",
-    "check_coverage",
     "commit_directory",
     "committed",
     "create_json",
@@ -323,24 +322,6 @@ def commit_directory(
             raise
         # Another process committed the same content first: theirs is as good as ours.
     sync_to_disk(folder.parent)
-
-
-def check_coverage(kind: str, *, wanted: list[str], present: set[str]) -> None:
-    """Refuses a table that lacks rows.
-
-    Raises:
-        InternalError: naming the first missing ids.
-    """
-    missing = [identifier for identifier in wanted if identifier not in present]
-    if missing:
-        raise InternalError(
-            Problem(
-                code="MS-601",
-                what=f"the {kind} table lacks {len(missing)} of {len(wanted)} rows",
-                got=f"first missing: {', '.join(missing[:10])}",
-                remedy="this is a fault of modpo: please report it with the run's log",
-            )
-        )
 
 
 def _manifest_bytes(folder: Path) -> bytes | None:

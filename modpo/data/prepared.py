@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from modpo.artifacts import check_coverage
+from modpo.errors import InternalError, Problem
 
 Tokens = tuple[int, ...]
 
@@ -117,3 +117,21 @@ def stored_prompt(value: Any) -> str:
     """What `prompt_value` reads."""
     pairs = value if isinstance(value, str) else [[message["role"], message["content"]] for message in value]
     return json.dumps(pairs, ensure_ascii=False)
+
+
+def check_coverage(kind: str, *, wanted: list[str], present: set[str]) -> None:
+    """Refuses a table that lacks rows.
+
+    Raises:
+        InternalError: naming the first missing ids.
+    """
+    missing = [identifier for identifier in wanted if identifier not in present]
+    if missing:
+        raise InternalError(
+            Problem(
+                code="MS-601",
+                what=f"the {kind} table lacks {len(missing)} of {len(wanted)} rows",
+                got=f"first missing: {', '.join(missing[:10])}",
+                remedy="this is a fault of modpo: please report it with the run's log",
+            )
+        )

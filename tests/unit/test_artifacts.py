@@ -15,7 +15,6 @@ import pytest
 
 from modpo.artifacts import (
     MANIFEST,
-    check_coverage,
     commit_directory,
     create_json,
     digest_of,
@@ -28,7 +27,6 @@ from modpo.artifacts import (
     write_json,
     writing,
 )
-from modpo.errors import InternalError
 
 
 def write_artefact(folder: Path, text: str = "content") -> Path:
@@ -216,12 +214,3 @@ class TestJson:
                 won = list(pool.map(create, range(8)))
             assert won.count(True) == 1
             assert read_json(path) == won.index(True)
-
-
-def test_coverage_names_the_first_missing_rows() -> None:
-    check_coverage("rewards", wanted=["a", "b"], present={"a", "b", "c"})
-    with pytest.raises(InternalError) as caught:
-        check_coverage("rewards", wanted=[f"p{n}" for n in range(13)], present={"p0"})
-    (problem,) = caught.value.problems
-    assert problem.what == "the rewards table lacks 12 of 13 rows"
-    assert problem.got == "first missing: " + ", ".join(f"p{n}" for n in range(1, 11))
