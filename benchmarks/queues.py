@@ -45,16 +45,23 @@ class Queue(Protocol):
         """The job that the slot held when it was lost, or the next one; None where there is none."""
         ...
 
+    async def kept(self, slot: str) -> None:
+        """What the slot holds has a new checkpoint."""
+        ...
+
     async def finish(self, slot: str, job: Job) -> None: ...
     @property
     def num_failed(self) -> int: ...
 
 
 class DeskQueue:
-    """The desk of a real run: slots share one queue, and work that lost its workers too often has failed."""
+    """The desk of a real run: slots share one queue, and work that lost its workers too often has failed.
+
+    Its pauses between two tries, of a minute at most, are left out.
+    """
 
     def __init__(self, works: Callable[[str], Work], *, num_slots: int, max_failures: int) -> None:
-        self._desk = Desk(num_slots, max_failures)
+        self._desk = Desk(num_slots, max_failures, sleep=_at_once)
         self._works = works
         self._jobs: dict[str, Job] = {}
         self._held: dict[str, Job] = {}
@@ -83,6 +90,9 @@ class DeskQueue:
             self._waiting -= job is not None
         return job
 
+    async def kept(self, slot: str) -> None:
+        await self._desk.kept(slot)
+
     async def finish(self, slot: str, job: Job) -> None:
         del self._held[slot]
         await self._desk.finish(job.name, {})
@@ -104,5 +114,12 @@ class ShellLoops:
     async def lease(self, slot: str) -> Job | None:
         return self._lists[slot][0] if self._lists[slot] else None
 
+    async def kept(self, slot: str) -> None:
+        """A loop counts no losses."""
+
     async def finish(self, slot: str, job: Job) -> None:
         assert self._lists[slot].popleft() is job
+
+
+async def _at_once(_: float) -> None:
+    """A pause that the simulation does not take."""

@@ -210,8 +210,8 @@ class _Simulation:
         if not self._is_over:
             await self._go_on(slot)
 
-    def _account(self, job: Job, elapsed: float, *, cut: bool = False) -> None:
-        """Sorts the minutes of a job's attempt by what they were good for."""
+    def _account(self, job: Job, elapsed: float, *, cut: bool = False) -> float:
+        """Sorts the minutes of a job's attempt by what they were good for; returns those of training that are kept."""
         before = self._trained.get(job.name, 0.0)
         prepared = min(elapsed, job.preparation)
         trained = min(elapsed - prepared, job.training - before)
@@ -221,6 +221,7 @@ class _Simulation:
         self._starting += prepared
         self._useful += kept + (0 if cut else evaluated)
         self._lost += trained - kept + (evaluated if cut else 0)
+        return kept
 
     def _unless_lost(self, slot: _Slot, then: Callable[[_Slot], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         epoch = slot.epoch
@@ -241,14 +242,15 @@ class _Simulation:
         self._away[node] = self._now
         for slot in self._slots:
             if node in slot.nodes:
-                self._stop(slot)
+                await self._stop(slot)
                 slot.missing.add(node)
         self._at(self._fleet.replacement, lambda: self._replace(node))
 
-    def _stop(self, slot: _Slot) -> None:
+    async def _stop(self, slot: _Slot) -> None:
         if slot.doing == "working":
             assert slot.job is not None
-            self._account(slot.job, self._now - slot.since, cut=True)
+            if self._account(slot.job, self._now - slot.since, cut=True):
+                await self._queue.kept(slot.name)
         elif slot.doing == "starting":
             self._starting += self._now - slot.since
         slot.epoch += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,10 +72,17 @@ class Desk:
         max_slots: how many slots may be open at once.
         max_failures: how often in a row a piece may lose its workers before it has failed.
         clock: in seconds.
+        sleep: how it pauses before another try; a simulation has a time of its own.
     """
 
-    def __init__(self, max_slots: int, max_failures: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_slots, self._max_failures, self._clock = max_slots, max_failures, clock
+    def __init__(
+        self,
+        max_slots: int,
+        max_failures: int,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._max_slots, self._max_failures, self._clock, self._sleep = max_slots, max_failures, clock, sleep
         self._pieces: dict[str, Piece] = {}
         # Each entry is what one slot gets together.
         self._queue: deque[list[str]] = deque()
@@ -267,7 +274,7 @@ class Desk:
         held = self._held_by(slot)
         is_elastic = any(piece.work.config.resources.min_workers for piece in held)
         held = await self._held_after_loss(slot, RESIZED if is_elastic else WORKERS_DIED)
-        await asyncio.sleep(pause_s(max((piece.losses for piece in held), default=0)))
+        await self._sleep(pause_s(max((piece.losses for piece in held), default=0)))
         return [piece.work for piece in held if not piece.is_over]
 
     async def _held_after_loss(self, slot: str, otherwise: Failure) -> list[Piece]:
