@@ -4,7 +4,8 @@ CONFIG ?= ray_jobs/configs/demo.yaml
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
-FAST := not slow and not gpu
+FAST := not slow and not gpu and not endurance
+REST := (slow or gpu) and not endurance
 BENCHMARKS := step sweep together scale prepare
 QUICK_RESULTS := benchmarks/results/quick
 
@@ -12,7 +13,7 @@ QUICK_RESULTS := benchmarks/results/quick
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rest test-all test-gpu check format exactness reliability bench bench-quick
+.PHONY: help demo test test-rest test-all test-endurance test-gpu check format exactness reliability bench bench-quick
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,9 +25,12 @@ test: $(INSTALLED) ## the tests to run before every commit
 	$(BIN)/python -m pytest -m "$(FAST)"
 
 test-rest: $(INSTALLED) ## only the tests that `make test` leaves out
-	$(BIN)/python -m pytest -m "not ($(FAST))"
+	$(BIN)/python -m pytest -m "$(REST)"
 
-test-all: test test-rest ## all tests
+test-all: test test-rest ## both
+
+test-endurance: $(INSTALLED) ## runs that are disturbed for minutes: nodes and drivers lost, another machine, canaries
+	$(BIN)/python -m pytest -m endurance
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU; each says why where it is skipped
 	$(BIN)/python -m pytest -m gpu

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 
 def flip_bit(path: Path) -> None:

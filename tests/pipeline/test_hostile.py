@@ -48,7 +48,7 @@ def test_names_and_sweep_files_lead_nowhere(demo_world: Path, tmp_path: Path) ->
     assert (found.executed, found.escaped) == ([], [])
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_every_command_over_a_run_full_of_pickles(finished_run: FinishedRun, tmp_path: Path) -> None:
     copied, fired = tmp_path / "runs" / "small", tmp_path / "fired"
     shutil.copytree(finished_run.path, copied)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.leaks import SENTENCE, CanaryRun, canary_run, leaks, unexpected_imports
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 
 @pytest.fixture(scope="module")

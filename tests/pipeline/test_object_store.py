@@ -60,7 +60,7 @@ def killed_in_flight(shell: Shell, config: Path, store: AbstractFileSystem) -> N
         run.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_run_is_killed_and_resumed_by_a_machine_that_has_nothing(
     finished_run: FinishedRun, store: AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.ray.clusters import local_cluster
 from tests.ray.elastic import SAVE_STEPS, elastic_sweep, lose_a_node
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.endurance]
 
 
 def test_one_of_two_workers_goes_on_when_the_node_of_the_other_is_lost(

@@ -14,7 +14,7 @@ import yaml
 
 from tests.pipeline.conftest import small_sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.endurance]
 
 PATIENCE_S = 500.0
 TAKEOVER_S = 6.0

@@ -20,7 +20,7 @@ from tests.acceptance.plugin import Accept
 from tests.ray.clusters import HEAD, LocalCluster, local_cluster
 from tests.ray.conftest import SAVE_STEPS, STEPS, before_the_sweep, has_checkpoint, hold_bits, record, vertices
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.endurance]
 
 PATIENCE_S = 300.0
 POLL_S = 0.1
