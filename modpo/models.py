@@ -102,7 +102,8 @@ def policy_tensors(config: ModelConfig, *, path: str | None = None) -> ModelTens
         OSError: the model is neither on disk nor on a hub that can be reached.
         ValueError: it is no causal language model, or PEFT finds nothing to adapt.
     """
-    found = copy.deepcopy(AutoConfig.from_pretrained(path or config.name_or_path, revision=config.revision))
+    name = path or config.name_or_path
+    found = copy.deepcopy(AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=False))
     dtype = DTYPES[config.dtype]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found, dtype=dtype)
