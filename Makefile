@@ -24,13 +24,13 @@ demo: $(INSTALLED) ## a small sweep on this machine's CPU, with report
 test: $(INSTALLED) ## the tests to run before every commit
 	$(BIN)/python -m pytest -m "$(FAST)"
 
-test-rest: $(INSTALLED) ## only the tests that `make test` leaves out
+test-rest: $(INSTALLED) ## only the slow tests that `make test` leaves out
 	$(BIN)/python -m pytest -m "$(REST)"
 
-test-all: test test-rest ## both
-
-test-endurance: $(INSTALLED) ## runs that are disturbed for minutes: nodes and drivers lost, another machine, canaries
+test-endurance: $(INSTALLED) ## only those that take minutes each: nodes and drivers lost, another machine, canaries
 	$(BIN)/python -m pytest -m endurance
+
+test-all: test test-rest test-endurance ## all tests
 
 test-gpu: $(INSTALLED) ## the tests that need a GPU; each says why where it is skipped
 	$(BIN)/python -m pytest -m gpu

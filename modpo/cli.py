@@ -27,9 +27,15 @@ app = typer.Typer(
 # A log file or pipe has no width of its own: wide enough there for a table of points.
 console = Console() if sys.stdout.isatty() else Console(width=160)
 
+
+def _folder_or_url(location: str | Path) -> Path:
+    """What is given, as text, or the default of an option."""
+    return working_copy(str(location))
+
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="SWEEP.YAML", help="The sweep file.")]
 RunPath = Annotated[
-    Path, typer.Argument(metavar="RUN", parser=working_copy, help="Folder or URL of a run: storage_path/name.")
+    Path, typer.Argument(metavar="RUN", parser=_folder_or_url, help="Folder or URL of a run: storage_path/name.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -152,7 +158,12 @@ def evaluate(run: RunPath, overrides: Overrides = None) -> None:
 @app.command()
 def verify(
     storage_path: Annotated[
-        Path, typer.Option(parser=working_copy, help="Folder or URL for the two runs; what is there already is kept.")
+        Path,
+        typer.Option(
+            parser=_folder_or_url,
+            metavar="FOLDER",
+            help="Folder or URL for the two runs; what is there already is kept.",
+        ),
     ] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the cases there too.")] = None,
 ) -> None:

@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
 from tests.pipeline.sampling import sampled_texts
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 REWARDS = {"vivid": vivid, "brief": brief}
 SEED = 0

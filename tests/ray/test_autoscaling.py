@@ -21,7 +21,7 @@ import yaml
 from tests.pipeline.conftest import small_sweep
 from tests.ray.clusters import LocalCluster, no_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.endurance]
 
 WORKER = "cpu_worker"
 IDLE_S = 6

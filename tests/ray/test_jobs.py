@@ -171,7 +171,7 @@ def test_the_jobs_api_is_closed_to_strangers(head: LocalCluster) -> None:
     refused.value.close()
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_of_ten_submissions_at_once_exactly_one_wins_and_the_next_time_again(
     head: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

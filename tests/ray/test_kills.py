@@ -20,7 +20,7 @@ def test_the_six_have_workers_the_drivers_of_workers_and_what_ends_a_run() -> No
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_six_kills_are_survived_with_the_same_bits(tmp_path: Path) -> None:
     measured = measure(Options(KILLS, SEED, tmp_path / "kills", tmp_path / "undisturbed", print))
     assert len(measured.rows) == KILLS

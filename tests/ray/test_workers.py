@@ -26,7 +26,7 @@ from tests.ray.conftest import (
 )
 from tests.sweeps import BRIEF
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.endurance]
 
 Start = Callable[[Path, Path], StartedRun]
 NAME = "pairs"
