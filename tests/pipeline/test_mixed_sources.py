@@ -17,7 +17,7 @@ from modpo.data.prepared import read_columns, read_pairs
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
 from tests.pipeline.mixed_sources import PRIMARIES, WEIGHTS, completions, log_ratios, mixed_sweep, sources
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 # A model alone and unpadded against batches of packed rows, in float32.
 TOLERANCE = 1e-5

@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.plugin import Accept
 from tests.pipeline.conftest import Shell
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from modpo.data.prepared import read_columns, read_pairs
 from modpo.rewards.rules import prompt_recall
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, FinishedRun, Shell
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 DIMENSIONS = {
     "coverage": "DataCoverage",
