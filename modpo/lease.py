@@ -26,6 +26,7 @@ from modpo.artifacts import create_json, read_json, write_json
 from modpo.config.frozen import Frozen
 from modpo.errors import ConflictError, ModpoError, Problem
 from modpo.guards import guarded
+from modpo.processes import start_of, state_and_start
 from modpo.storage import address
 
 logger = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ def _this_process(epoch: int) -> Holder:
         host=socket.gethostname(),
         machine=_this_machine(),
         pid=os.getpid(),
-        process_start=_process_state(os.getpid())[1],
+        process_start=start_of(os.getpid()),
         job=job.get("job_submission_id", ""),
         versions={name: version(name) for name in ("modpo", "ray")},
     )
@@ -249,19 +250,13 @@ def _is_gone(holder: Holder) -> bool:
         return False
     try:
         os.kill(holder.pid, 0)
-        state, start = _process_state(holder.pid)
+        state, start = state_and_start(holder.pid)
     except ProcessLookupError:
         return True
     except OSError:
         # Another user's, on a machine that hides them.
         return False
     return state == ZOMBIE or start != holder.process_start
-
-
-def _process_state(pid: int) -> tuple[str, int]:
-    """(state, start in clock ticks since the machine's) of a process, as proc(5) numbers the fields of `stat`."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    return fields[0], int(fields[19])
 
 
 def _path(run_dir: Path, epoch: int, kind: str = "json") -> Path:

@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 PATIENCE_S = 60.0
+MOTO = ("-m", "moto.server")
+CLIENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @contextmanager
-def served_store(log: Path, *, server: tuple[str, ...] = ("-m", "moto.server")) -> Iterator[dict[str, str]]:
-    """Yields the variables by which clients find an empty store.
+def served_store(log: Path, *, server: tuple[str, ...] = MOTO) -> Iterator[None]:
+    """An empty store for the length of a block, found by this process and those that it starts.
 
     Args:
         log: file for what the server says.
@@ -34,13 +43,10 @@ def served_store(log: Path, *, server: tuple[str, ...] = ("-m", "moto.server")) 
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_for(f"{url}/moto-api/", process, log)
-            yield {
-                "AWS_ENDPOINT_URL": url,
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_EC2_METADATA_DISABLED": "true",
-            }
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in {"AWS_ENDPOINT_URL": url, **CLIENT}.items():
+                    patch.setenv(name, value)
+                yield
         finally:
             process.kill()
             process.wait()

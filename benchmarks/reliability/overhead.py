@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from benchmarks.reliability.figures import Figure, Measured, Options
 from modpo.core.workload import StepTotals
+from modpo.manifests import sync_to_disk
 from modpo.training.checkpoint import Checkpoints, TrainingState
 
 NUMBERS = 20_000_000
@@ -71,14 +72,6 @@ def _save_without(state: TrainingState, root: Path) -> None:
     stored = {"step": state.step, "stopped": state.stopped, "totals": asdict(state.totals)}
     (aside / "state.json").write_text(json.dumps(stored), encoding="utf-8")
     for path in (*aside.iterdir(), aside):
-        _sync(path)
+        sync_to_disk(path)
     aside.rename(folder)
-    _sync(root)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(root)

@@ -17,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from modpo.artifacts import publish
 from modpo.errors import ModpoError
 from modpo.orchestration.hangs import WorkerProcess
-from modpo.orchestration.pulse import STACKS_SIGNAL, start_of
+from modpo.orchestration.pulse import STACKS_SIGNAL
+from modpo.processes import start_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from modpo.orchestration.hangs import WorkerProcess, bound_s
+from modpo.processes import start_of
 
 STACKS_SIGNAL = signal.SIGUSR2
 # Of the least bound: what is said more often than that is not passed on.
@@ -53,13 +53,3 @@ class Pulse:
 
     def must_leave(self) -> bool:
         return self._must_leave()
-
-
-def start_of(pid: int) -> int:
-    """When a process of this machine began, in clock ticks since the machine's start; 0 where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    # Behind the name in brackets, which may hold anything: state is the third field, the start the 22nd.
-    return int(stat.rpartition(")")[2].split()[19])

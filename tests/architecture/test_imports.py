@@ -54,7 +54,7 @@ ROWS = (
     (
         *("modpo.config", "modpo.guards", "modpo.ledger", "modpo.lease", "modpo.telemetry", "modpo.watch"),
         *("modpo.artifacts", "modpo.manifests", "modpo.transfer", "modpo.storage", "modpo.disk_space"),
-        *("modpo.build_locks", "modpo.model_files"),
+        *("modpo.build_locks", "modpo.model_files", "modpo.processes"),
     ),
     ("modpo.core", "modpo.errors", "modpo.masking"),
 )

@@ -25,12 +25,7 @@ STORAGE = f"s3://{BUCKET}/some/prefix"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AbstractFileSystem]:
-    with (
-        served_store(tmp_path_factory.mktemp("store") / "log") as environment,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in environment.items():
-            patch.setenv(name, value)
+    with served_store(tmp_path_factory.mktemp("store") / "log"):
         files = filesystem("s3", use_listings_cache=False)
         files.mkdir(BUCKET)
         yield files

@@ -7,8 +7,6 @@ import math
 import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +25,7 @@ from modpo.artifacts import (
     write_json,
     writing,
 )
+from tests.unit.creation import assert_one_creates
 
 
 def write_artefact(folder: Path, text: str = "content") -> Path:
@@ -204,13 +203,4 @@ class TestJson:
 
     def test_of_many_at_once_exactly_one_creates_it(self, tmp_path: Path) -> None:
         for race in range(20):
-            path, start = tmp_path / f"{race}.json", threading.Barrier(8)
-
-            def create(number: int, path: Path = path, start: threading.Barrier = start) -> bool:
-                start.wait()
-                return create_json(path, number)
-
-            with ThreadPoolExecutor(8) as pool:
-                won = list(pool.map(create, range(8)))
-            assert won.count(True) == 1
-            assert read_json(path) == won.index(True)
+            assert_one_creates(tmp_path / f"{race}.json")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from s3fs import S3FileSystem
 from modpo.artifacts import (
     MANIFEST,
     committed,
-    create_json,
     damage_of,
     find_json,
     is_complete,
@@ -33,6 +30,7 @@ from modpo.storage import address, check_reachable, check_url, stored, url_of, w
 from modpo.telemetry import MetricsFile
 from tests.acceptance.bits import differing
 from tests.object_stores import served_store
+from tests.unit.creation import assert_one_creates
 from tests.unit.training.states import of_two_ranks, state
 
 Node = Callable[[str], Path]
@@ -40,12 +38,7 @@ Node = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AbstractFileSystem]:
-    with (
-        served_store(tmp_path_factory.mktemp("store") / "log") as environment,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in environment.items():
-            patch.setenv(name, value)
+    with served_store(tmp_path_factory.mktemp("store") / "log"):
         yield new_bucket("bucket")
 
 
@@ -222,16 +215,7 @@ class TestJson:
     def test_of_many_at_once_exactly_one_creates_it(self, node: Node) -> None:
         folder = node("one")
         for race in range(5):
-            path, start = folder / f"{race}.json", threading.Barrier(8)
-
-            def create(number: int, path: Path = path, start: threading.Barrier = start) -> bool:
-                start.wait()
-                return create_json(path, number)
-
-            with ThreadPoolExecutor(8) as pool:
-                won = list(pool.map(create, range(8)))
-            assert won.count(True) == 1
-            assert read_json(path) == won.index(True)
+            assert_one_creates(folder / f"{race}.json")
 
     def test_lines_of_several_nodes(self, store: AbstractFileSystem, node: Node) -> None:
         for name in ("one", "two", "one"):
@@ -281,9 +265,7 @@ class TestCheckpoints:
 @pytest.mark.slow  # the clients wait between two tries
 def test_a_store_that_is_busy_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A third of all requests is answered with 503: the clients ask again, and no call fails."""
-    with served_store(tmp_path / "log", server=("-m", "tests.flaky_store")) as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+    with served_store(tmp_path / "log", server=("-m", "tests.flaky_store")):
         monkeypatch.setenv("MODPO_SCRATCH", str(tmp_path / "one"))
         new_bucket("busy")
         checkpoints = of_two_ranks(working_copy("s3://busy/checkpoints"))

@@ -13,7 +13,8 @@ import pytest
 
 from modpo.orchestration.hangs import Vigil, WorkerProcess, bound_s
 from modpo.orchestration.hung_workers import kill, stacks_of
-from modpo.orchestration.pulse import Pulse, start_of
+from modpo.orchestration.pulse import Pulse
+from modpo.processes import start_of
 
 HANGING = """
 import faulthandler, sys, time
