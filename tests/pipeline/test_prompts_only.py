@@ -13,7 +13,7 @@ from modpo.data.demo.rewards import brief, vivid
 from modpo.rewards.classifier import ClassifierSource, load_classifier
 from tests.pipeline.conftest import FinishedRun, Shell, small_sweep
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.endurance]
 
 STAGES = ["prepare", "sft", "reward_models", "label", "reference", "vertices", "annotate", "sweep", "report"]
 NUM_PROMPTS = 16

@@ -144,7 +144,7 @@ def test_a_point_that_cannot_train_fails_alone_with_its_root_cause(
     assert (run / "report" / "index.html").is_file()
 
 
-@pytest.mark.slow  # tests/deepspeed/two_workers.py has the numbers of two workers without Ray
+@pytest.mark.endurance  # tests/deepspeed/two_workers.py has the numbers of two workers without Ray
 def test_a_trial_of_two_workers_trains_and_measures_its_points(
     undisturbed: tuple[dict[str, Any], Path], start: Start, one_worker: None, tmp_path: Path, accept: Accept
 ) -> None:

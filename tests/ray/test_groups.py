@@ -93,7 +93,7 @@ def test_every_point_is_finished_and_the_four_took_their_steps_together(grouped:
     assert results == set(points(grouped))
 
 
-@pytest.mark.slow  # tests/deepspeed/test_cotraining.py has the same without Ray
+@pytest.mark.endurance  # tests/deepspeed/test_cotraining.py has the same without Ray
 def test_trained_one_after_another_they_are_the_same(
     grouped: Path, start: Start, demo_world: Path, tmp_path: Path
 ) -> None:
