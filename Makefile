@@ -6,6 +6,9 @@ INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 FAST := not slow and not gpu and not endurance
 REST := (slow or gpu) and not endurance
+# All that starts Ray in one process, the rest in the other: `make test JOBS=0` runs all of it in one.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 BENCHMARKS := step sweep together scale prepare
 QUICK_RESULTS := benchmarks/results/quick
 
@@ -22,10 +25,10 @@ demo: $(INSTALLED) ## a small sweep on this machine's CPU, with report
 	$(BIN)/modpo run $(CONFIG)
 
 test: $(INSTALLED) ## the tests to run before every commit
-	$(BIN)/python -m pytest -m "$(FAST)"
+	$(PYTEST) -m "$(FAST)"
 
 test-rest: $(INSTALLED) ## only the slow tests that `make test` leaves out
-	$(BIN)/python -m pytest -m "$(REST)"
+	$(PYTEST) -m "$(REST)"
 
 test-endurance: $(INSTALLED) ## only those that take minutes each: nodes and drivers lost, another machine, canaries
 	$(BIN)/python -m pytest -m endurance

@@ -49,10 +49,21 @@ def blocked_network() -> Iterator[type[NetworkBlockedError]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of `tests/unit` has the marker of its layer."""
+    """Every test of `tests/unit` has the marker of its layer, and each a group: a process runs one group after another.
+
+    Clusters are all in one group, so that no two of them share the cores; it comes first, as it takes the longest. The
+    other groups are files.
+    """
     for item in items:
         if (REPOSITORY / "tests" / "unit") in item.path.parents:
             item.add_marker("unit")
+        file = str(item.path.relative_to(REPOSITORY / "tests").with_suffix(""))
+        item.add_marker(pytest.mark.xdist_group("clusters" if _starts_ray(item) else file))
+    items.sort(key=lambda item: not _starts_ray(item))
+
+
+def _starts_ray(item: pytest.Item) -> bool:
+    return item.get_closest_marker("ray") is not None or "finished_run" in getattr(item, "fixturenames", ())
 
 
 def _is_this_machine(host: str) -> bool:

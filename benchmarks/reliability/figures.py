@@ -73,6 +73,8 @@ MEASURES = {
     "inputs": "benchmarks.reliability.inputs",
     "stale": "benchmarks.reliability.stale",
     "elastic": "benchmarks.reliability.elastic",
+    "canaries": "benchmarks.reliability.canaries",
+    "notice": "benchmarks.reliability.notice",
     "kills": "benchmarks.reliability.kills",
 }
 """By name, in the order in which they run. A part that cannot be measured yet does not stand here."""

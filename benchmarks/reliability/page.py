@@ -38,6 +38,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     for name, figure in results["figures"].items():
         verdict = "met" if figure["passed"] else "**missed**"
         yield f"| {name} | {figure['value']:g} | {bar(figure)} | {verdict} |\n"
+    for name in results["broken"]:
+        yield f"| all of {name} | | | **not measured** |\n"
 
 
 if __name__ == "__main__":

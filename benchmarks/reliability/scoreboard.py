@@ -45,18 +45,25 @@ def main(arguments: list[str] | None = None) -> int:
         seconds = int(time.monotonic() - started)
         console.print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", highlight=False, markup=False)
 
+    measured: dict[str, Measured] = {}
+    broken: dict[str, str] = {}
     try:
-        measured = {}
         for name in given.only or MEASURES:
             say(name)
-            measured[name] = measure(name, Options(given.kills, given.seed, folder / name, folder / "undisturbed", say))
+            try:
+                options = Options(given.kills, given.seed, folder / name, folder / "undisturbed", say)
+                measured[name] = measure(name, options)
+            except Exception as error:  # noqa: BLE001 - an hour's other parts are not to be lost with it
+                broken[name] = f"{type(error).__name__}: {error}"
+                say(f"{name} could not be measured: {broken[name]}")
+            seconds = time.monotonic() - started
+            results = as_results(measured, broken, kills=given.kills, seed=given.seed, seconds=seconds)
+            write_results(given.results, results)
     finally:
         if given.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
-    results = as_results(measured, kills=given.kills, seed=given.seed, seconds=time.monotonic() - started)
-    write_results(given.results, results)
     console.print(table(results))
-    return 0 if all(figure["passed"] for figure in results["figures"].values()) else 1
+    return 0 if not broken and all(figure["passed"] for figure in results["figures"].values()) else 1
 
 
 def measure(name: str, options: Options) -> Measured:
@@ -66,8 +73,14 @@ def measure(name: str, options: Options) -> Measured:
     return found
 
 
-def as_results(measured: Mapping[str, Measured], *, kills: int, seed: int, seconds: float) -> dict[str, Any]:
-    """What is written: the figures of all parts by name, and where, when and on what they were measured."""
+def as_results(
+    measured: Mapping[str, Measured], broken: Mapping[str, str], *, kills: int, seed: int, seconds: float
+) -> dict[str, Any]:
+    """What is written: the figures of all parts by name, and where, when and on what they were measured.
+
+    Args:
+        broken: why a part could not be measured.
+    """
     figures: dict[str, Figure] = {}
     for found in measured.values():
         figures |= found.figures
@@ -79,6 +92,7 @@ def as_results(measured: Mapping[str, Measured], *, kills: int, seed: int, secon
         "seconds": round(seconds),
         "kills": kills,
         "seed": seed,
+        "broken": dict(broken),
         "rows": {name: found.rows for name, found in measured.items()},
     }
 
@@ -87,4 +101,6 @@ def table(results: Mapping[str, Any]) -> Table:
     drawn = Table("figure", "value", "bar", "")
     for name, figure in results["figures"].items():
         drawn.add_row(name, f"{figure['value']:g}", bar(figure), "met" if figure["passed"] else "MISSED")
+    for name in results["broken"]:
+        drawn.add_row(f"all of {name}", "", "", "NOT MEASURED")
     return drawn

@@ -144,7 +144,8 @@ class Checkpoints:
         )
 
     def _write(self, folder: Path, state: TrainingState, random_states: list[Tensors]) -> None:
-        files = {PARAMETERS: state.parameters, MOMENTS: state.moments}
+        # The largest first: its digest is waited for longest.
+        files = {MOMENTS: state.moments, PARAMETERS: state.parameters}
         files |= {f"rng-{rank}.safetensors": tensors for rank, tensors in enumerate(random_states)}
         needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
         # Not the name that an earlier process had, which may not know yet that it is no longer wanted.

@@ -115,6 +115,7 @@ RESULTS = {
     "measured_at": "2026-11-30T12:00:00+00:00",
     "seconds": 3000,
     "seed": 6,
+    "broken": {"winners": "OSError: no head"},
     "figures": {"kept": Figure(3, 3, "at least").as_dict(), "lost": Figure(6, 5, "at most").as_dict()},
 }
 
@@ -125,6 +126,7 @@ class TestPage:
         assert page.startswith(f"before\n{BEGIN}") and page.endswith(f"{END}after\n") and "old" not in page
         assert "| kept | 3 | ≥ 3 | met |\n" in page
         assert "| lost | 6 | ≤ 5 | **missed** |\n" in page
+        assert "| all of winners | | | **not measured** |\n" in page
 
     def test_the_page_says_what_was_measured(self) -> None:
         if not RESULT.is_file():

@@ -107,6 +107,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint_with_the_same_weights(
     assert (counted["tokens"], counted["flops"]) == (expected["tokens"], expected["flops"]), "each step counts once"
 
 
+@pytest.mark.endurance  # so do the seeded kills
 def test_a_killed_driver_goes_on_with_the_same_command(
     undisturbed: tuple[dict[str, Any], Path], start: Start, tmp_path: Path, accept: Accept
 ) -> None:

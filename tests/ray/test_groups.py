@@ -111,6 +111,7 @@ def test_trained_one_after_another_they_are_the_same(
             assert row["loss"] == pytest.approx(other_row["loss"], rel=1e-5)
 
 
+@pytest.mark.slow  # tests/deepspeed/test_cotraining.py has the same without Ray
 def test_a_group_that_loses_its_workers_goes_on_with_the_same_weights(
     grouped: Path, start: Start, demo_world: Path, tmp_path: Path, accept: Accept
 ) -> None:
