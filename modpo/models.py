@@ -22,10 +22,9 @@ from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.core.logps import response_logps
 from modpo.core.memory import ModelTensors
-from modpo.data.tokenize import load_tokenizer
-from modpo.errors import InputError, Problem, SetupError, shown
-from modpo.kernels.families import unloadable_reason, unscorable_reason
+from modpo.errors import InputError, SetupError, shown
 from modpo.kernels.tree_attention import checkpoint_context
+from modpo.model_configs import not_loadable, read_config
 from modpo.model_files import UNLOADABLE, loading_problem
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +45,7 @@ def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedMod
     name = path or config.name_or_path
     try:
         # A config object of its own: transformers writes the attention kernel into it, and would share it.
-        model_config = copy.deepcopy(_read_config(name, config.revision))
+        model_config = copy.deepcopy(read_config(name, config.revision))
         model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=config.revision,
@@ -57,7 +56,7 @@ def load_model(config: ModelConfig, *, path: str | None = None) -> PreTrainedMod
             quantization_config=quantisation(config),
         )
     except UNLOADABLE as error:
-        raise InputError(loading_problem(_not_loadable(str(error)), error, shown(name))) from error
+        raise InputError(loading_problem(not_loadable(str(error)), error, shown(name))) from error
     except ImportError as error:
         if config.load_in_4bit:
             raise SetupError(not_installed()) from error
@@ -79,20 +78,6 @@ def quantisation(config: ModelConfig) -> BitsAndBytesConfig | None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=DTYPES[config.dtype],
     )
-
-
-def layer_size(config: ModelConfig, *, path: str) -> tuple[int, int] | None:
-    """Hidden size and, nearly, weights of one decoder layer of the model at `path`; only its config is loaded.
-
-    None where the config has no hidden size.
-    """
-    found = _read_config(path, config.revision).get_text_config()
-    width: int | None = getattr(found, "hidden_size", None)
-    if width is None:
-        return None
-    inner: int = getattr(found, "intermediate_size", None) or 4 * width
-    # Four matrices of the attention and three of the part behind it: with shared heads or two matrices it is less.
-    return width, width * (4 * width + 3 * inner)
 
 
 def policy_tensors(config: ModelConfig, *, path: str | None = None) -> ModelTensors:
@@ -131,51 +116,6 @@ def policy_tensors(config: ModelConfig, *, path: str | None = None) -> ModelTens
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         layers=text.num_hidden_layers,
         vocabulary=text.vocab_size,
-    )
-
-
-def check_loadable(config: ModelConfig, *, longest: int) -> None:
-    """Loads the model's config and tokenizer, without its weights.
-
-    Args:
-        longest: tokens of the longest prompt with one response that will be trained on.
-
-    Raises:
-        InputError: one of them cannot be loaded, or models of this kind cannot be scored.
-    """
-    try:
-        found = _read_config(config.name_or_path, config.revision)
-    except UNLOADABLE as error:
-        problem = loading_problem(_not_loadable(str(error)), error, shown(config.name_or_path))
-        raise InputError(problem) from error
-    if reason := unscorable_reason(found, longest) or unloadable_reason(found):
-        raise InputError(not_scorable(reason))
-    load_tokenizer(config.name_or_path, config.revision)
-
-
-def _read_config(name: str, revision: str | None) -> Any:
-    return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-
-
-def not_scorable(reason: str) -> Problem:
-    return Problem(
-        code="MS-162",
-        what="the model's log-probabilities cannot be trained on",
-        where="model.name_or_path",
-        got=reason,
-        wanted="a causal language model: a token's log-probability depends on the tokens before it and on nothing else",
-        remedy="take another model; where a length is named, lower data.max_length",
-    )
-
-
-def _not_loadable(reason: str) -> Problem:
-    return Problem(
-        code="MS-161",
-        what="the model cannot be loaded",
-        where="model.name_or_path",
-        got=" ".join(reason.split())[:200],
-        wanted="a causal language model, on disk or on a hub that this machine can reach",
-        remedy="check the name and the network, or give a local folder",
     )
 
 

@@ -24,14 +24,15 @@ from modpo.core.logps import response_logps, sampled_kl
 from modpo.core.packing import first_fit_decreasing
 from modpo.core.trees import Tree, TreeBatch, tree_batch
 from modpo.errors import InputError
-from modpo.kernels.families import agrees_with_plain, depends_on_others, unscorable_reason, unsupported_reason
+from modpo.kernels.families import unscorable_reason, unsupported_reason
 from modpo.kernels.head import ResponseHead, head_scale, response_sums
+from modpo.kernels.probes import agrees_with_plain, depends_on_others
 from modpo.kernels.token_kl import token_kl
 from modpo.kernels.tree_attention import TreeAttention
+from modpo.model_configs import not_scorable
 from modpo.models import (
     TrainedModel,
     make_sequences,
-    not_scorable,
     plain_model,
     sequence_logits,
     sequence_logps,

@@ -7,8 +7,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="a folder for all runs, which are otherwise deleted; undisturbed ones that it has are not run again",
     )
     given = parser.parse_args(arguments)
-    quiet_libraries()
     console = Console()
     folder = given.keep or Path(tempfile.mkdtemp(prefix="modpo-reliability-"))
     started = time.monotonic()
 
-    def say(line: str) -> None:
-        seconds = int(time.monotonic() - started)
-        console.print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", highlight=False, markup=False)
-
+    say = Clock(started)
     measured: dict[str, Measured] = {}
     broken: dict[str, str] = {}
     try:
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(name)
             try:
                 options = Options(given.kills, given.seed, folder / name, folder / "undisturbed", say)
-                measured[name] = measure(name, options)
+                measured[name] = in_a_process(name, options)
             except Exception as error:  # noqa: BLE001 - an hour's other parts are not to be lost with it
                 broken[name] = f"{type(error).__name__}: {error}"
                 say(f"{name} could not be measured: {broken[name]}")
@@ -66,8 +65,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if not broken and all(figure["passed"] for figure in results["figures"].values()) else 1
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Says how a measurement goes, with the time since all of it began; any process may have it."""
+
+    started: float
+
+    def __call__(self, line: str) -> None:
+        seconds = int(time.monotonic() - self.started)
+        Console().print(f"{seconds // 60:3d}:{seconds % 60:02d}  {line}", highlight=False, markup=False)
+
+
+def in_a_process(name: str, options: Options) -> Measured:
+    """One part of the scoreboard, in a process that no other part has left anything in."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, name, options).result()
+
+
 def measure(name: str, options: Options) -> Measured:
     """One part of the scoreboard."""
+    quiet_libraries()
     options.folder.mkdir(parents=True, exist_ok=True)
     found: Measured = import_module(MEASURES[name]).measure(options)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +27,15 @@ PARTS: tuple[tuple[Part, tuple[str, ...]], ...] = (
         ),
     ),
 )
+CONFIGS = ("config.json", "adapter_config.json")
 NO_PART = ("*.md", "LICENSE*")
 
 
 def model_parts(name_or_path: str, revision: str | None) -> dict[Part, str]:
-    """Digests of what the files of a local folder decide; of a hub id, the id and its revision for each."""
+    """Digests of what the files of a local folder decide; of a hub id, the id and its commit for each."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        named = f"{name_or_path}@{revision or 'main'}"
+        named = f"{name_or_path}@{_commit(name_or_path, revision) or revision or 'main'}"
         return {"weights": named, "config": named, "tokenizer": named, "chat template": named}
     content: dict[Part, list[Any]] = defaultdict(list)
     for path in own_files(folder):
@@ -57,6 +59,19 @@ def own_files(folder: Path) -> Iterator[Path]:
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part.startswith(".") for part in parts) and not _matches(path.name, NO_PART):
             yield path
+
+
+def _commit(hub_id: str, revision: str | None) -> str | None:
+    """What a branch or tag stands for in the hub's cache, where the preflight's reading has just put it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for name in CONFIGS:
+        with suppress(HFValidationError):
+            found = try_to_load_from_cache(hub_id, name, revision=revision)
+            if isinstance(found, str):
+                return Path(found).parent.name
+    return None
 
 
 def _part(name: str) -> Part:

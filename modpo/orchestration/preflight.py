@@ -208,7 +208,7 @@ def _check_columns(config: SweepConfig, data: LoadedData) -> Iterator[Problem]:
 def _check_model(config: SweepConfig) -> Iterator[Problem]:
     """Loads tokenizers and model configs, not the weights."""
     # transformers takes seconds to import, and only a config that got so far needs it.
-    from modpo.models import check_loadable
+    from modpo.model_configs import check_loadable
     from modpo.rewards.classifier import ClassifierSource, check_classifier
 
     name = config.model.name_or_path

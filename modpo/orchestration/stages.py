@@ -202,7 +202,7 @@ def _largest_group(state: RunState, num_trials: int) -> int:
     if asked != "auto":
         return asked
     # It takes seconds to import, and most runs never ask.
-    from modpo.models import layer_size
+    from modpo.model_configs import layer_size
 
     size = layer_size(config.model, path=fetched_model(state.inputs.start_model))
     if size is None:

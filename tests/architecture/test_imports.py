@@ -34,7 +34,10 @@ BOXES = {
     "jinja2": ("modpo.analysis.report", "modpo.data.tokenize"),
     "tokenizers": ("modpo.data.demo.model",),
     # telemetry only tells it to be quiet.
-    "transformers": (*LANGUAGE_MODELS, "modpo.kernels.tree_attention", "modpo.kernels.families", "modpo.telemetry"),
+    "transformers": (
+        *(*LANGUAGE_MODELS, "modpo.model_configs"),
+        *("modpo.kernels.tree_attention", "modpo.kernels.families", "modpo.telemetry"),
+    ),
     "peft": LANGUAGE_MODELS,
 }
 # Plans and arithmetic about resources are decided without Ray, so that they can be tested and printed without it.
@@ -50,7 +53,10 @@ ROWS = (
         *("modpo.baselines", "modpo.analysis", "modpo.export", "modpo.verification"),
     ),
     ("modpo.rewards",),
-    ("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.data", "modpo.kernels"),
+    (
+        *("modpo.scoring", "modpo.stacking", "modpo.utilisation", "modpo.models", "modpo.model_configs"),
+        *("modpo.data", "modpo.kernels"),
+    ),
     (
         *("modpo.config", "modpo.guards", "modpo.ledger", "modpo.lease", "modpo.telemetry", "modpo.watch"),
         *("modpo.artifacts", "modpo.manifests", "modpo.transfer", "modpo.storage", "modpo.disk_space"),

@@ -40,6 +40,11 @@ def test_nothing_heavy_comes_along(module: str, repository: Path) -> None:
     assert taken_by(module, repository) == set()
 
 
+def test_a_model_is_checked_without_what_trains_it(repository: Path) -> None:
+    """`modpo validate` of a small file is hardly more than these imports."""
+    assert taken_by("modpo.model_configs", repository) & {"peft", "deepspeed", "ray"} == set()
+
+
 def test_a_report_needs_neither_torch_nor_ray(repository: Path) -> None:
     """Every module of the package, with the training stack blocked: a laptop opens a report."""
     files = sorted((repository / "modpo" / "analysis").glob("*.py"))

@@ -17,7 +17,8 @@ from pathlib import Path
 from tests.pipeline.conftest import BUSY_TIMEOUT_S, Shell, small_sweep
 
 # What holds texts because it is the data: prepared and labelled pairs, samples of evaluations, and the report of them.
-DATA = ("artifacts/prepared", "artifacts/labelled", "artifacts/start_evaluation", "points/*/evaluation*", "report/")
+# Beginnings of paths.
+DATA = ("artifacts/prepared", "artifacts/labelled", "artifacts/start_evaluation", "points/*/evaluation", "report/")
 SECRET_VARIABLES = (
     *("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_PASSWORD"),
     *("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SERVICE_PASSPHRASE", "RAY_AUTH_TOKEN"),

@@ -14,7 +14,8 @@ from modpo.config.rewards import ClassifierSettings
 from modpo.config.tree import ModelConfig
 from modpo.data.tokenize import load_tokenizer
 from modpo.errors import InputError
-from modpo.models import check_loadable, layer_size, load_model
+from modpo.model_configs import check_loadable, layer_size
+from modpo.models import load_model
 from modpo.rewards.classifier import ClassifierSource, check_classifier, load_classifier
 
 CLASSES = {

@@ -15,11 +15,10 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedMo
 from modpo.config.tree import LoraConfig, ModelConfig
 from modpo.core.batch import IGNORED_LABEL, SequenceBatch
 from modpo.errors import InputError, SetupError
+from modpo.model_configs import check_loadable, layer_size
 from modpo.models import (
     attach_adapter,
-    check_loadable,
     is_adapter,
-    layer_size,
     load_model,
     make_sequences,
     plain_model,

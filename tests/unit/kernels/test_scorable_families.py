@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from modpo.kernels.families import depends_on_others, unloadable_reason, unscorable_reason
+from modpo.kernels.families import unloadable_reason, unscorable_reason
+from modpo.kernels.probes import depends_on_others
 from tests.acceptance.plugin import Accept
 from tests.unit.kernels.families import SUPPORTED, tiny_config, tiny_model
 

@@ -11,7 +11,8 @@ from transformers import BartConfig
 from transformers.models.cohere import modeling_cohere
 from transformers.models.llama import modeling_llama
 
-from modpo.kernels.families import agrees_with_plain, unsupported_reason
+from modpo.kernels.families import unsupported_reason
+from modpo.kernels.probes import agrees_with_plain
 from modpo.kernels.tree_attention import tree_attention
 from tests.unit.kernels.families import assert_routes_agree, random_trees, tiny_config, tiny_model
 
