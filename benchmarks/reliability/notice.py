@@ -22,7 +22,7 @@ from benchmarks.reliability.processes import frozen
 from tests.ray.clusters import LocalCluster, local_cluster
 
 STAGE = 1
-STEPS = 300
+STEPS = 200
 TAKEN_AT = 12
 """From which step on: not one that saves."""
 NOTICE_S = 60
