@@ -92,6 +92,7 @@ class Slot:
         import ray.train
         from ray.train.torch import TorchTrainer
 
+        from modpo.orchestration.half_started import HalfStarted
         from modpo.orchestration.lost_workers import LostWorkers
         from modpo.orchestration.resizes import Resizes
 
@@ -122,7 +123,11 @@ class Slot:
                 storage_path=storage_path,
                 storage_filesystem=filesystem,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_SLOT_RESTARTS),
-                callbacks=[LostWorkers(self._settings.desk, self._name), Resizes(self._settings.desk, self._name)],
+                callbacks=[
+                    LostWorkers(self._settings.desk, self._name),
+                    Resizes(self._settings.desk, self._name),
+                    HalfStarted(),
+                ],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
