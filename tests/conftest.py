@@ -48,6 +48,7 @@ def blocked_network() -> Iterator[type[NetworkBlockedError]]:
         yield NetworkBlockedError
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist writes down each test's group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test of `tests/unit` has the marker of its layer, and each a group: a process runs one group after another.
 
