@@ -8,7 +8,7 @@ FAST := not slow and not gpu and not endurance
 REST := (slow or gpu) and not endurance
 # All that starts Ray in one process, the rest in the other: `make test JOBS=0` runs all of it in one.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
 BENCHMARKS := step sweep together scale prepare
 QUICK_RESULTS := benchmarks/results/quick
 

@@ -25,6 +25,9 @@ WORLD_SEED = 7
 WORLD_CORPUS_SIZE = 400
 WORLD_PAIRS_PER_OBJECTIVE = 60
 
+# Files whose tests, or fixtures that files share, start Ray.
+WITH_CLUSTERS = ("tests/ray/", "tests/pipeline/test_run.py", "tests/pipeline/test_hostile.py")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -48,23 +51,28 @@ def blocked_network() -> Iterator[type[NetworkBlockedError]]:
         yield NetworkBlockedError
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist writes down each test's group
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of `tests/unit` has the marker of its layer, and each a group: a process runs one group after another.
-
-    Clusters are all in one group, so that no two of them share the cores; it comes first, as it takes the longest. The
-    other groups are files.
-    """
+    """Every test of `tests/unit` has the marker of its layer; what starts clusters comes first, as it takes longest."""
     for item in items:
         if (REPOSITORY / "tests" / "unit") in item.path.parents:
             item.add_marker("unit")
-        file = str(item.path.relative_to(REPOSITORY / "tests").with_suffix(""))
-        item.add_marker(pytest.mark.xdist_group("clusters" if _starts_ray(item) else file))
-    items.sort(key=lambda item: not _starts_ray(item))
+    items.sort(key=lambda item: not _starts_clusters(item.nodeid))
 
 
-def _starts_ray(item: pytest.Item) -> bool:
-    return item.get_closest_marker("ray") is not None or "finished_run" in getattr(item, "fixturenames", ())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes: one has all files that start clusters, so that no two of them share the cores."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "clusters" if _starts_clusters(nodeid) else nodeid.split("::", maxsplit=1)[0]
+
+    return ByFile(config, log)
+
+
+def _starts_clusters(nodeid: str) -> bool:
+    return nodeid.startswith(WITH_CLUSTERS)
 
 
 def _is_this_machine(host: str) -> bool:
