@@ -18,7 +18,7 @@ from benchmarks.reliability.base import SAVE_STEPS, Command, Run, base_sweep, wr
 from benchmarks.reliability.disturbed import PATIENCE_S, Disturbed, resumptions
 from benchmarks.reliability.figures import Figure, Measured, Options
 from benchmarks.reliability.kills import MOST_LOST_STEPS
-from benchmarks.reliability.processes import frozen
+from benchmarks.reliability.processes import WORKER_TITLE, frozen
 from tests.ray.clusters import LocalCluster, local_cluster
 
 STAGE = 1
@@ -27,7 +27,6 @@ TAKEN_AT = 12
 """From which step on: not one that saves."""
 NOTICE_S = 60
 POLL_S = 0.01
-WORKER_TITLE = "ray::RayTrainWorker"
 
 
 @dataclass(frozen=True)

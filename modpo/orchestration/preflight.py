@@ -209,7 +209,6 @@ def _check_model(config: SweepConfig) -> Iterator[Problem]:
     """Loads tokenizers and model configs, not the weights."""
     # transformers takes seconds to import, and only a config that got so far needs it.
     from modpo.model_configs import check_loadable
-    from modpo.rewards.classifier import ClassifierSource, check_classifier
 
     name = config.model.name_or_path
     if name != STAND_IN_MODEL and not name.startswith(DEMO_PREFIX) and _is_there(name):
@@ -217,11 +216,22 @@ def _check_model(config: SweepConfig) -> Iterator[Problem]:
     for objective in config.objectives:
         reward = objective.reward
         if isinstance(reward, ModelReward) and _is_there(reward.name_or_path):
-            source = ClassifierSource(reward.name_or_path, reward.revision, reward.dtype)
-            yield from _problems_of(partial(check_classifier, source, reward))
+            yield from _problems_of(partial(_check_reward_model, reward))
         if isinstance(reward, TrainedReward) and reward.name_or_path and _is_there(reward.name_or_path):
-            source = ClassifierSource(reward.name_or_path)
-            yield from _problems_of(partial(check_classifier, source, reward, new_head=True))
+            yield from _problems_of(partial(_check_start_of_reward_model, reward, reward.name_or_path))
+
+
+def _check_reward_model(reward: ModelReward) -> None:
+    # It brings PEFT along, which takes as long again as all that a sweep without reward models needs.
+    from modpo.rewards.classifier import ClassifierSource, check_classifier
+
+    check_classifier(ClassifierSource(reward.name_or_path, reward.revision, reward.dtype), reward)
+
+
+def _check_start_of_reward_model(reward: TrainedReward, name_or_path: str) -> None:
+    from modpo.rewards.classifier import ClassifierSource, check_classifier
+
+    check_classifier(ClassifierSource(name_or_path), reward, new_head=True)
 
 
 def _is_there(name_or_path: str) -> bool:

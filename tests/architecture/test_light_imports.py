@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.pipeline.conftest import small_sweep
 
 HEAVY = ("torch", "ray", "deepspeed", "transformers", "peft", "datasets", "pyarrow", "plotly", "wandb", "mlflow")
 BLOCKER = """
@@ -40,9 +43,19 @@ def test_nothing_heavy_comes_along(module: str, repository: Path) -> None:
     assert taken_by(module, repository) == set()
 
 
-def test_a_model_is_checked_without_what_trains_it(repository: Path) -> None:
-    """`modpo validate` of a small file is hardly more than these imports."""
-    assert taken_by("modpo.model_configs", repository) & {"peft", "deepspeed", "ray"} == set()
+def test_a_sweep_without_reward_models_is_checked_without_what_trains_it(
+    repository: Path, demo_world: Path, tmp_path: Path
+) -> None:
+    """The whole of `modpo validate`: half of its time would go into these imports."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(small_sweep(demo_world, "small")), encoding="utf-8")
+    code = (
+        "import sys\nfrom modpo.orchestration.preflight import preflight\n"
+        f"preflight({str(path)!r})\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    taken = set(fresh_process(code, repository).split())
+    assert "transformers" in taken
+    assert taken & {"peft", "deepspeed", "ray"} == set()
 
 
 def test_a_report_needs_neither_torch_nor_ray(repository: Path) -> None:
